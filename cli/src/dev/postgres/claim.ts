@@ -1,0 +1,79 @@
+import { execFile } from "node:child_process";
+import { link, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { promisify } from "node:util";
+import { z } from "zod";
+
+const run = promisify(execFile);
+const ATTEMPTS_MAX = 20;
+
+const Owner = z.object({ pid: z.int().positive(), startedAt: z.string() });
+type Owner = z.infer<typeof Owner>;
+
+/**
+ * Claims a file for this process: at most one living process holds it. The claim of a process that died is taken over. A process is
+ * known by its id and start, because ids come back. Returns the function that gives the claim up.
+ */
+export async function claim(file: string, what: string): Promise<() => Promise<void>> {
+  const self: Owner = { pid: process.pid, startedAt: await readStart(process.pid) };
+  for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt += 1) {
+    if (await tryCreate(file, self)) return () => rm(file, { force: true });
+    const owner = await readOwner(file);
+    if (owner && (await isAlive(owner))) throw new Error(`${what} is in use by process ${owner.pid}`);
+    if (owner) await discard(file, owner);
+  }
+  throw new Error(`could not claim ${file}`);
+}
+
+/** The file appears together with its content: nobody ever reads a claim without an owner. */
+async function tryCreate(file: string, owner: Owner): Promise<boolean> {
+  const draft = `${file}.${process.pid}`;
+  await writeFile(draft, JSON.stringify(owner));
+  try {
+    await link(draft, file);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EEXIST") return false;
+    throw error;
+  } finally {
+    await rm(draft, { force: true });
+  }
+}
+
+async function readOwner(file: string): Promise<Owner | undefined> {
+  try {
+    return Owner.parse(JSON.parse(await readFile(file, "utf8")));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+}
+
+/** Two processes may both see the dead owner: the one that moved away a living claim by mistake puts it back. */
+async function discard(file: string, owner: Owner): Promise<void> {
+  const aside = `${file}.dead.${process.pid}`;
+  try {
+    await rename(file, aside);
+    const moved = await readOwner(aside);
+    if (moved?.pid !== owner.pid || moved.startedAt !== owner.startedAt) await link(aside, file);
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code !== "ENOENT" && code !== "EEXIST") throw error;
+  } finally {
+    await rm(aside, { force: true });
+  }
+}
+
+async function isAlive(owner: Owner): Promise<boolean> {
+  return (await readStart(owner.pid)) === owner.startedAt;
+}
+
+/** When a process started, as the system tells it; empty when there is no such process. */
+async function readStart(pid: number): Promise<string> {
+  if (process.platform === "linux") {
+    const line = await readFile(`/proc/${pid}/stat`, "utf8").catch(() => "");
+    // The command's name, in parentheses, may hold spaces; the start is the 22nd field, the 20th after it.
+    return line.slice(line.lastIndexOf(")") + 2).split(" ")[19] ?? "";
+  }
+  const result = await run("ps", ["-o", "lstart=", "-p", String(pid)]).catch(() => ({ stdout: "" }));
+  return result.stdout.trim();
+}
