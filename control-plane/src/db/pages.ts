@@ -1,0 +1,104 @@
+import type { ErrorInfo, FailureGroup, LogLine, Task } from "@frazil/contracts";
+import type { PrismaClient } from "./generated/client.ts";
+import type { ClusterRow } from "./clusters.ts";
+import type { JobRow } from "./jobs.ts";
+import type { Sql } from "./pool.ts";
+
+/** Lists for people: keyset pages, newest first for jobs and clusters, in order for tasks and logs. */
+export interface JobFilter {
+  readonly status?: string | undefined;
+  readonly mode?: string | undefined;
+  readonly user?: string | undefined;
+  readonly label?: { readonly key: string; readonly value: string } | undefined;
+}
+
+export async function pageJobs(prisma: PrismaClient, workspaceId: string, filter: JobFilter, cursor: string | undefined, limit: number): Promise<JobRow[]> {
+  const rows = await prisma.job.findMany({
+    where: {
+      workspaceId,
+      ...(filter.status === undefined ? {} : { status: filter.status }),
+      ...(filter.mode === undefined ? {} : { mode: filter.mode }),
+      ...(filter.user === undefined ? {} : { userName: filter.user }),
+      ...(filter.label === undefined ? {} : { labels: { path: [filter.label.key], equals: filter.label.value } }),
+      ...(cursor === undefined ? {} : { id: { lt: cursor } }),
+    },
+    omit: { sealed: true },
+    orderBy: { id: "desc" },
+    take: limit,
+  });
+  return rows.map((row) => asJobRow(row as unknown as Record<string, unknown>));
+}
+
+/** Prisma's names are the schema's in camelCase; the rest of the code speaks the columns' own. */
+function asJobRow(row: Record<string, unknown>): JobRow {
+  const columns = Object.entries(row).map(([name, value]) => [name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`), value]);
+  return Object.fromEntries(columns) as unknown as JobRow;
+}
+
+export async function pageTasks(prisma: PrismaClient, jobId: string, status: string | undefined, after: number, limit: number) {
+  const rows = await prisma.task.findMany({
+    where: { jobId, kind: { not: "split" }, ordinal: { gt: after }, ...(status === undefined ? {} : { status }) },
+    orderBy: { ordinal: "asc" },
+    take: limit,
+  });
+  return rows.map((row) => ({
+    ordinal: row.ordinal,
+    task: {
+      id: row.id as Task["id"],
+      jobId: row.jobId as Task["jobId"],
+      status: row.status as Task["status"],
+      frame: row.frame,
+      key: row.key as Task["key"],
+      attempt: row.attempt,
+      phase: row.phase,
+      error: row.error as ErrorInfo | null,
+      createdAt: row.createdAt.toISOString(),
+      startedAt: row.startedAt?.toISOString() ?? null,
+      finishedAt: row.finishedAt?.toISOString() ?? null,
+    } satisfies Task,
+  }));
+}
+
+export async function pageLogs(prisma: PrismaClient, jobId: string, taskId: string | undefined, after: bigint, limit: number): Promise<LogLine[]> {
+  const rows = await prisma.logLine.findMany({
+    where: { jobId, id: { gt: after }, ...(taskId === undefined ? {} : { taskId }) },
+    orderBy: { id: "asc" },
+    take: limit,
+  });
+  return rows.map((row) => ({
+    id: row.id.toString(),
+    at: row.at.toISOString(),
+    taskId: row.taskId as LogLine["taskId"],
+    attempt: row.attempt,
+    stream: row.stream as LogLine["stream"],
+    text: row.text,
+  }));
+}
+
+export async function pageClusters(prisma: PrismaClient, workspaceId: string, status: string | undefined, cursor: string | undefined, limit: number) {
+  const rows = await prisma.cluster.findMany({
+    where: { workspaceId, ...(status === undefined ? {} : { status }), ...(cursor === undefined ? {} : { id: { lt: cursor } }) },
+    orderBy: { id: "desc" },
+    take: limit,
+    include: { nodes: { where: { status: { not: "terminated" } }, select: { status: true } } },
+  });
+  return rows.map(({ nodes, ...row }) => ({
+    row: asJobRow(row as unknown as Record<string, unknown>) as unknown as ClusterRow,
+    nodes: { ready: nodes.filter((node) => node.status === "ready").length, total: nodes.length },
+  }));
+}
+
+const GROUPS_MAX = 50;
+const FRAMES_SHOWN_MAX = 20;
+
+/** Failures of a job that have the same code, exception and message, most frequent first. */
+export async function groupFailures(sql: Sql, jobId: string): Promise<FailureGroup[]> {
+  const rows = await sql.query<{ error: ErrorInfo; count: number; example: string; frames: number[] }>({
+    text: `SELECT (array_agg(error ORDER BY ordinal))[1] AS error, count(*)::int AS count, (array_agg(id ORDER BY ordinal))[1] AS example,
+        coalesce((array_agg(frame ORDER BY ordinal) FILTER (WHERE frame IS NOT NULL))[1:$2], '{}') AS frames
+      FROM tasks WHERE job_id = $1 AND status = 'failed'
+      GROUP BY error ->> 'code', error ->> 'type', error ->> 'message' ORDER BY count(*) DESC, min(ordinal) LIMIT $3`,
+    values: [jobId, FRAMES_SHOWN_MAX, GROUPS_MAX],
+  });
+  return rows.map((row) => ({ error: row.error, count: row.count, exampleTaskId: row.example as FailureGroup["exampleTaskId"], frames: row.frames }));
+}

@@ -1,0 +1,61 @@
+import pg from "pg";
+
+/** Something that runs SQL: the pool (autocommit) or the connection of one transaction. */
+export interface Sql {
+  query<Row extends pg.QueryResultRow>(statement: Statement): Promise<Row[]>;
+}
+/** A named statement is prepared once per connection. */
+export interface Statement {
+  readonly name?: string;
+  readonly text: string;
+  readonly values?: readonly unknown[];
+}
+
+const CONNECTIONS_MAX = 20;
+const CONNECT_TIMEOUT_MS = 10_000;
+const STATEMENT_TIMEOUT_MS = 60_000;
+
+export interface Pool extends Sql {
+  /** Runs `work` in one transaction. No network call but the database's belongs inside. */
+  transact<T>(work: (sql: Sql) => Promise<T>): Promise<T>;
+  end(): Promise<void>;
+}
+
+pg.types.setTypeParser(pg.types.builtins.INT8, (text) => Number(text));
+
+export function openPool(connectionString: string, onError: (error: Error) => void): Pool {
+  const pool = new pg.Pool({
+    connectionString,
+    max: CONNECTIONS_MAX,
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    statement_timeout: STATEMENT_TIMEOUT_MS,
+    idle_in_transaction_session_timeout: STATEMENT_TIMEOUT_MS,
+    application_name: "frazil-control-plane",
+  });
+  pool.on("error", onError);
+  return {
+    async query(statement) {
+      return (await pool.query(statement as pg.QueryConfig)).rows;
+    },
+    async transact(work) {
+      const client = await pool.connect();
+      let broken: Error | undefined;
+      try {
+        await client.query("BEGIN");
+        const value = await work({
+          query: async (statement) => (await client.query(statement as pg.QueryConfig)).rows,
+        });
+        await client.query("COMMIT");
+        return value;
+      } catch (error) {
+        await client.query("ROLLBACK").catch((cause: Error) => {
+          broken = cause;
+        });
+        throw error;
+      } finally {
+        client.release(broken);
+      }
+    },
+    end: () => pool.end(),
+  };
+}

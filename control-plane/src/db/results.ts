@@ -1,0 +1,78 @@
+import type { EngineResult, TaskResult } from "@frazil/contracts";
+import type { Sql } from "./pool.ts";
+import type { OpenTask } from "./tasks.ts";
+
+export interface NewResult {
+  readonly task: OpenTask;
+  readonly result: EngineResult;
+  readonly format: string;
+  readonly head: Buffer | null;
+}
+
+/** Records results. One per task: a second one is a bug of ours, and the primary key refuses it. */
+export async function insertResults(sql: Sql, results: readonly NewResult[]): Promise<void> {
+  await sql.query({
+    name: "insert-results",
+    text: `INSERT INTO results (task_id, job_id, workspace_id, ordinal, attempt, locations, format, columns, rows, bytes, head, warnings)
+      SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::jsonb[], $7::text[], $8::jsonb[], $9::bigint[], $10::bigint[],
+        $11::bytea[], $12::jsonb[])`,
+    values: [
+      results.map((one) => one.task.id),
+      results.map((one) => one.task.job_id),
+      results.map((one) => one.task.workspace_id),
+      results.map((one) => one.task.ordinal),
+      results.map((one) => one.task.attempt),
+      results.map((one) => JSON.stringify(one.result.locations)),
+      results.map((one) => one.format),
+      results.map((one) => JSON.stringify(one.result.schema)),
+      results.map((one) => one.result.rows),
+      results.map((one) => one.result.bytes),
+      results.map((one) => one.head),
+      results.map((one) => JSON.stringify(one.result.warnings)),
+    ],
+  });
+}
+
+interface ResultRow {
+  readonly task_id: TaskResult["taskId"];
+  readonly ordinal: number;
+  readonly frame: number | null;
+  readonly key: TaskResult["key"];
+  readonly locations: string[];
+  readonly format: TaskResult["format"];
+  readonly columns: TaskResult["schema"];
+  readonly rows: number;
+  readonly bytes: number | null;
+  readonly head: Buffer | null;
+  readonly warnings: TaskResult["warnings"];
+}
+
+/** Results of a job behind `after` (an ordinal), in the order of its tasks. */
+export async function listResults(
+  sql: Sql,
+  jobId: string,
+  after: number,
+  limit: number,
+): Promise<{ ordinal: number; result: TaskResult }[]> {
+  const rows = await sql.query<ResultRow>({
+    name: "list-results",
+    text: `SELECT r.task_id, r.ordinal, t.frame, t.key, r.locations, r.format, r.columns, r.rows, r.bytes, r.head, r.warnings
+      FROM results r JOIN tasks t ON t.id = r.task_id WHERE r.job_id = $1 AND r.ordinal > $2 ORDER BY r.ordinal LIMIT $3`,
+    values: [jobId, after, limit],
+  });
+  return rows.map((row) => ({
+    ordinal: row.ordinal,
+    result: {
+      taskId: row.task_id,
+      frame: row.frame,
+      key: row.key,
+      locations: row.locations,
+      format: row.format,
+      schema: row.columns,
+      rows: row.rows,
+      bytes: row.bytes,
+      head: row.head === null ? null : row.head.toString("base64"),
+      warnings: row.warnings,
+    },
+  }));
+}

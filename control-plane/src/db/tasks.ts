@@ -1,0 +1,377 @@
+import {
+  type ErrorInfo,
+  INLINE_PLAN_BYTES_MAX,
+  type Manifest,
+  type TaskKind,
+  type TaskStatus,
+} from "@frazil/contracts";
+import type { Allotment, LeasableJob } from "../domain/assign.ts";
+import { sources, TASK, target } from "../domain/lifecycles.ts";
+import type { Sql } from "./pool.ts";
+
+export interface LeasedTask {
+  readonly id: string;
+  readonly job_id: string;
+  readonly kind: TaskKind;
+  readonly attempt: number;
+  readonly frame: number | null;
+  readonly ordinal: number;
+  readonly parent_id: string | null;
+  readonly key_path: string | null;
+  readonly key_token: string | null;
+  readonly plan_id: string;
+  readonly plan_kind: "dsl" | "sql";
+  /** Sealed plan bytes, when small. */
+  readonly sealed_plan: Buffer | null;
+  readonly split_state: unknown;
+  readonly manifest: Manifest | null;
+}
+
+/** Jobs of a cluster with queued tasks, highest priority first, at most `perUser` of each user, described by their next task. */
+export async function listLeasable(
+  sql: Sql,
+  clusterId: string,
+  perUser: number,
+): Promise<Omit<LeasableJob, "taskMs">[]> {
+  const rows = await sql.query<Omit<LeasableJob, "taskMs">>({
+    name: "list-leasable",
+    text: `SELECT ranked.id AS "jobId", ranked.user_name AS "user", ranked.priority, ranked.mode, next.kind, next.parent_id AS "parentId", next.attempt,
+        CASE WHEN next.kind = 'query' THEN ranked.tasks_total - ranked.tasks_succeeded - ranked.tasks_failed - ranked.tasks_cancelled
+          ELSE (SELECT count(*)::int FROM tasks t WHERE t.job_id = ranked.id AND t.status = 'queued' AND t.kind = next.kind
+            AND t.parent_id IS NOT DISTINCT FROM next.parent_id) END AS queued
+      FROM (SELECT j.*, row_number() OVER (PARTITION BY user_name ORDER BY priority DESC, id) AS place
+        FROM jobs j WHERE cluster_id = $1 AND status IN ('queued', 'running')
+          AND splits_open + tasks_total > tasks_succeeded + tasks_failed + tasks_cancelled) ranked
+      CROSS JOIN LATERAL (SELECT kind, parent_id, attempt FROM tasks WHERE job_id = ranked.id AND status = 'queued'
+        AND (not_before IS NULL OR not_before <= now()) ORDER BY ordinal LIMIT 1) next
+      WHERE place <= $2 ORDER BY ranked.priority DESC, ranked.id`,
+    values: [clusterId, perUser],
+  });
+  return rows;
+}
+
+const LEASED_COLUMNS = `t.id, t.job_id, t.kind, t.attempt, t.frame, t.ordinal, t.parent_id, t.key_path, t.key_token, t.plan_id, t.manifest`;
+const PLAN_COLUMNS = `p.kind AS plan_kind, CASE WHEN p.size_bytes <= ${INLINE_PLAN_BYTES_MAX} THEN p.sealed END AS sealed_plan,
+  (SELECT s.split_state FROM tasks s WHERE s.id = t.parent_id) AS split_state`;
+
+/** Leases queued tasks to a node: each gets a new attempt, whose number is its fencing token. Time is the database's. */
+export async function leaseTasks(
+  sql: Sql,
+  nodeId: string,
+  allotments: readonly Allotment[],
+  ttlMs: number,
+): Promise<LeasedTask[]> {
+  return sql.query<LeasedTask>({
+    name: "lease-tasks",
+    text: `WITH want AS (SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::int[]) AS w(job_id, kind, parent_id, n)),
+      picked AS (
+        SELECT found.id FROM want w CROSS JOIN LATERAL (
+          SELECT id FROM tasks WHERE job_id = w.job_id AND status = 'queued' AND kind = w.kind AND parent_id IS NOT DISTINCT FROM w.parent_id
+            AND (not_before IS NULL OR not_before <= now())
+          ORDER BY ordinal LIMIT w.n FOR UPDATE SKIP LOCKED) found
+      ), t AS (
+        UPDATE tasks SET status = 'leased', attempt = tasks.attempt + 1, node_id = $1, lease_expires_at = now() + make_interval(secs => $6), not_before = NULL
+        FROM picked WHERE tasks.id = picked.id RETURNING tasks.*
+      ), tried AS (
+        INSERT INTO attempts (task_id, number, job_id, workspace_id, node_id, status) SELECT id, attempt, job_id, workspace_id, $1, 'leased' FROM t
+      ), event AS (
+        INSERT INTO events (workspace_id, job_id, task_id, node_id, event, data)
+        SELECT workspace_id, job_id, id, $1, 'lease', jsonb_build_object('attempt', attempt) FROM t
+      ), started AS (
+        UPDATE jobs SET status = 'running', started_at = coalesce(started_at, now()), phase = NULL, revision = revision + 1
+        WHERE id IN (SELECT job_id FROM t) AND status = 'queued'
+      )
+      SELECT ${LEASED_COLUMNS}, ${PLAN_COLUMNS} FROM t JOIN plans p ON p.id = t.plan_id ORDER BY t.job_id, t.ordinal`,
+    values: [
+      nodeId,
+      allotments.map((given) => given.jobId),
+      allotments.map((given) => given.kind),
+      allotments.map((given) => given.parentId),
+      allotments.map((given) => given.count),
+      ttlMs / 1_000,
+    ],
+  });
+}
+
+export interface AttemptKey {
+  readonly taskId: string;
+  readonly attempt: number;
+}
+
+/** The live attempts among these, as they were leased to this node: for a lease whose content is fetched. */
+export async function loadLeased(sql: Sql, nodeId: string, attempts: readonly AttemptKey[]): Promise<LeasedTask[]> {
+  return sql.query<LeasedTask>({
+    text: `SELECT ${LEASED_COLUMNS}, ${PLAN_COLUMNS}
+      FROM unnest($2::text[], $3::int[]) AS a(id, attempt) JOIN tasks t ON t.id = a.id AND t.attempt = a.attempt AND t.node_id = $1
+      JOIN plans p ON p.id = t.plan_id ORDER BY t.job_id, t.ordinal`,
+    values: [nodeId, attempts.map((one) => one.taskId), attempts.map((one) => one.attempt)],
+  });
+}
+
+/** Renews the leases that this node still has, and returns those among `attempts` that it has not. */
+export async function renewLeases(
+  sql: Sql,
+  nodeId: string,
+  attempts: readonly AttemptKey[],
+  ttlMs: number,
+): Promise<AttemptKey[]> {
+  if (attempts.length === 0) return [];
+  return sql.query<{ taskId: string; attempt: number }>({
+    name: "renew-leases",
+    text: `WITH held AS (SELECT * FROM unnest($2::text[], $3::int[]) AS h(id, attempt)),
+      renewed AS (
+        UPDATE tasks SET lease_expires_at = now() + make_interval(secs => $4) FROM held
+        WHERE tasks.id = held.id AND tasks.attempt = held.attempt AND tasks.node_id = $1 AND tasks.status = ANY($5) RETURNING tasks.id
+      )
+      SELECT id AS "taskId", attempt FROM held WHERE id NOT IN (SELECT id FROM renewed)`,
+    values: [
+      nodeId,
+      attempts.map((one) => one.taskId),
+      attempts.map((one) => one.attempt),
+      ttlMs / 1_000,
+      sources(TASK, "requeue"),
+    ],
+  });
+}
+
+export async function startTasks(sql: Sql, attempts: readonly AttemptKey[]): Promise<void> {
+  await sql.query({
+    name: "start-tasks",
+    text: `WITH t AS (UPDATE tasks SET status = $3, started_at = now() FROM unnest($1::text[], $2::int[]) AS s(id, attempt)
+        WHERE tasks.id = s.id AND tasks.attempt = s.attempt AND tasks.status = ANY($4) RETURNING tasks.*)
+      INSERT INTO events (workspace_id, job_id, task_id, node_id, event, data)
+      SELECT workspace_id, job_id, id, node_id, 'start', jsonb_build_object('attempt', attempt) FROM t`,
+    values: [
+      attempts.map((one) => one.taskId),
+      attempts.map((one) => one.attempt),
+      target(TASK, "start"),
+      sources(TASK, "start"),
+    ],
+  });
+}
+
+/** What a live attempt is doing, in words. Returns its job. */
+export async function setTaskPhase(sql: Sql, attempt: AttemptKey, nodeId: string, phase: string): Promise<string | undefined> {
+  const rows = await sql.query<{ job_id: string }>({
+    text: "UPDATE tasks SET phase = $4 WHERE id = $1 AND attempt = $2 AND node_id = $3 RETURNING job_id",
+    values: [attempt.taskId, attempt.attempt, nodeId, phase],
+  });
+  return rows[0]?.job_id;
+}
+
+/** Everything that a node holds, as its dispatcher must count it after a reconnect. */
+export async function loadHeld(sql: Sql, nodeId: string): Promise<LeasedTask[]> {
+  return sql.query<LeasedTask>({
+    text: `SELECT ${LEASED_COLUMNS}, p.kind AS plan_kind, NULL::bytea AS sealed_plan, NULL::jsonb AS split_state
+      FROM tasks t JOIN plans p ON p.id = t.plan_id WHERE t.node_id = $1 AND t.status = ANY($2) ORDER BY t.job_id, t.ordinal`,
+    values: [nodeId, sources(TASK, "requeue")],
+  });
+}
+
+/** The fence before publishing: true when the attempt is live, or was fenced before (its `publish` answer got lost). */
+export async function fenceForPublish(
+  sql: Sql,
+  attempt: AttemptKey,
+  nodeId: string,
+  manifest: Manifest,
+): Promise<boolean> {
+  const rows = await sql.query({
+    name: "fence-for-publish",
+    text: `WITH t AS (UPDATE tasks SET status = $4, manifest = $5 WHERE id = $1 AND attempt = $2 AND node_id = $3 AND status = ANY($6) RETURNING *),
+      event AS (INSERT INTO events (workspace_id, job_id, task_id, node_id, event, data)
+        SELECT workspace_id, job_id, id, node_id, 'publish', jsonb_build_object('attempt', attempt) FROM t WHERE status = $4)
+      SELECT 1 FROM t`,
+    values: [
+      attempt.taskId,
+      attempt.attempt,
+      nodeId,
+      target(TASK, "publish"),
+      manifest,
+      [...sources(TASK, "publish"), "publishing"],
+    ],
+  });
+  return rows.length > 0;
+}
+
+export interface OpenTask {
+  readonly id: string;
+  readonly job_id: string;
+  readonly workspace_id: string;
+  readonly kind: TaskKind;
+  readonly status: TaskStatus;
+  readonly ordinal: number;
+  readonly frame: number | null;
+  readonly plan_id: string;
+  readonly attempt: number;
+  readonly attempts_max: number;
+  readonly node_id: string | null;
+}
+
+/** Locks tasks that are on a node (in id order, so that two batches can't deadlock). */
+export async function lockActive(sql: Sql, taskIds: readonly string[]): Promise<OpenTask[]> {
+  return sql.query<OpenTask>({
+    name: "lock-active",
+    text: `SELECT id, job_id, workspace_id, kind, status, ordinal, frame, plan_id, attempt, attempts_max, node_id FROM tasks
+      WHERE id = ANY($1) AND status = ANY($2) ORDER BY id FOR UPDATE`,
+    values: [taskIds, sources(TASK, "finish")],
+  });
+}
+
+/** Locks tasks whose lease ran out. */
+export async function lockExpired(sql: Sql, limit: number): Promise<OpenTask[]> {
+  return sql.query<OpenTask>({
+    text: `SELECT id, job_id, workspace_id, kind, status, ordinal, frame, plan_id, attempt, attempts_max, node_id FROM tasks
+      WHERE lease_expires_at < now() AND status = ANY($1) ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED`,
+    values: [sources(TASK, "requeue"), limit],
+  });
+}
+
+/** Locks what a node that is gone still holds. */
+export async function lockHeldBy(sql: Sql, nodeId: string): Promise<OpenTask[]> {
+  return sql.query<OpenTask>({
+    text: `SELECT id, job_id, workspace_id, kind, status, ordinal, frame, plan_id, attempt, attempts_max, node_id FROM tasks
+      WHERE node_id = $1 AND status = ANY($2) ORDER BY id FOR UPDATE`,
+    values: [nodeId, sources(TASK, "requeue")],
+  });
+}
+
+export interface TaskOutcome {
+  readonly task: OpenTask;
+  readonly event: "finish" | "fail" | "requeue";
+  /** Status of the attempt that ends: succeeded, failed, lost or released. */
+  readonly attemptStatus: "succeeded" | "failed" | "lost" | "released";
+  readonly error: ErrorInfo | null;
+  readonly delayMs: number;
+  readonly usage: { wallMs: number; cpuMs: number; peakMemoryBytes: number } | null;
+  readonly splitState: unknown;
+}
+
+/** Ends attempts: writes the tasks (locked before by the caller), the attempts and the events of one batch in one statement. */
+export async function applyOutcomes(sql: Sql, outcomes: readonly TaskOutcome[]): Promise<void> {
+  await sql.query({
+    name: "apply-outcomes",
+    text: `WITH o AS (
+        SELECT * FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::jsonb[], $7::float8[], $8::float8[], $9::float8[], $10::bigint[],
+          $11::jsonb[]) AS o(id, attempt, status, event, attempt_status, error, delay_ms, wall_ms, cpu_ms, peak, split_state)
+      ), t AS (
+        UPDATE tasks SET status = o.status, node_id = NULL, lease_expires_at = NULL, phase = NULL,
+          error = o.error, split_state = coalesce(o.split_state, tasks.split_state),
+          not_before = CASE WHEN o.event = 'requeue' THEN now() + make_interval(secs => o.delay_ms / 1000) END,
+          finished_at = CASE WHEN o.event <> 'requeue' THEN now() END
+        FROM o WHERE tasks.id = o.id AND tasks.attempt = o.attempt RETURNING tasks.*
+      ), tried AS (
+        UPDATE attempts SET status = o.attempt_status, finished_at = now(), error = o.error, wall_ms = o.wall_ms, cpu_ms = o.cpu_ms, peak_memory_bytes = o.peak
+        FROM o WHERE attempts.task_id = o.id AND attempts.number = o.attempt
+      )
+      INSERT INTO events (workspace_id, job_id, task_id, event, data)
+      SELECT t.workspace_id, t.job_id, t.id, o.event, jsonb_build_object('attempt', o.attempt, 'code', o.error -> 'code') FROM t JOIN o ON o.id = t.id`,
+    values: [
+      outcomes.map((one) => one.task.id),
+      outcomes.map((one) => one.task.attempt),
+      outcomes.map((one) => target(TASK, one.event)),
+      outcomes.map((one) => one.event),
+      outcomes.map((one) => one.attemptStatus),
+      outcomes.map((one) => (one.error === null ? null : JSON.stringify(one.error))),
+      outcomes.map((one) => one.delayMs),
+      outcomes.map((one) => one.usage?.wallMs ?? null),
+      outcomes.map((one) => one.usage?.cpuMs ?? null),
+      outcomes.map((one) => (one.usage === null ? null : Math.round(one.usage.peakMemoryBytes))),
+      outcomes.map((one) => (one.splitState === undefined ? null : JSON.stringify(one.splitState))),
+    ],
+  });
+}
+
+export interface NewKeyTask {
+  readonly id: string;
+  readonly parent: OpenTask;
+  readonly values: Record<string, string | null>;
+  readonly path: string;
+  readonly token: string;
+}
+
+/** Adds the tasks of found keys behind the job's last one. The caller holds the job's row. */
+export async function insertKeyTasks(sql: Sql, jobId: string, keys: readonly NewKeyTask[]): Promise<void> {
+  await sql.query({
+    text: `INSERT INTO tasks (id, job_id, workspace_id, kind, status, ordinal, frame, parent_id, key, key_path, key_token, plan_id, attempts_max)
+      SELECT k.id, $1, p.workspace_id, 'key', 'queued', (SELECT coalesce(max(ordinal), -1) FROM tasks WHERE job_id = $1) + k.place, p.frame, p.id,
+        k.key, k.path, k.token, p.plan_id, p.attempts_max
+      FROM unnest($2::text[], $3::text[], $4::jsonb[], $5::text[], $6::text[]) WITH ORDINALITY AS k(id, parent_id, key, path, token, place)
+      JOIN tasks p ON p.id = k.parent_id`,
+    values: [
+      jobId,
+      keys.map((key) => key.id),
+      keys.map((key) => key.parent.id),
+      keys.map((key) => JSON.stringify(key.values)),
+      keys.map((key) => key.path),
+      keys.map((key) => key.token),
+    ],
+  });
+}
+
+export interface CancelledTask {
+  readonly id: string;
+  readonly attempt: number;
+  readonly kind: TaskKind;
+  readonly node_id: string | null;
+}
+
+/** Cancels every task of a job that can still be cancelled. */
+export async function cancelTasks(sql: Sql, jobId: string): Promise<CancelledTask[]> {
+  return sql.query<CancelledTask>({
+    text: `WITH open AS (SELECT id, node_id FROM tasks WHERE job_id = $1 AND status = ANY($2) ORDER BY id FOR UPDATE),
+      t AS (
+        UPDATE tasks SET status = $3, node_id = NULL, lease_expires_at = NULL, finished_at = now(), phase = NULL FROM open
+        WHERE tasks.id = open.id RETURNING tasks.id, tasks.job_id, tasks.workspace_id, tasks.attempt, tasks.kind, open.node_id
+      ), tried AS (
+        UPDATE attempts SET status = 'released', finished_at = now() FROM t
+        WHERE attempts.task_id = t.id AND attempts.number = t.attempt AND t.node_id IS NOT NULL
+      ), event AS (
+        INSERT INTO events (workspace_id, job_id, event, data) SELECT workspace_id, job_id, 'cancel', jsonb_build_object('tasks', count(*)) FROM t GROUP BY 1, 2
+      )
+      SELECT id, attempt, kind, node_id FROM t`,
+    values: [jobId, sources(TASK, "cancel"), target(TASK, "cancel")],
+  });
+}
+
+/** Fails every queued task of a job that no node will ever take. */
+export async function failQueued(sql: Sql, jobId: string, error: ErrorInfo): Promise<{ kind: TaskKind }[]> {
+  return sql.query<{ kind: TaskKind }>({
+    text: `WITH t AS (UPDATE tasks SET status = 'failed', error = $2, finished_at = now() WHERE job_id = $1 AND status = 'queued' RETURNING *),
+      event AS (INSERT INTO events (workspace_id, job_id, task_id, event) SELECT workspace_id, job_id, id, 'fail' FROM t)
+      SELECT kind FROM t`,
+    values: [jobId, JSON.stringify(error)],
+  });
+}
+
+/** Copies the failed and cancelled tasks of a job into its retry, in order. Keys that were found stay found. */
+export async function copyUnfinished(
+  sql: Sql,
+  fromJobId: string,
+  toJobId: string,
+  ids: readonly string[],
+): Promise<void> {
+  await sql.query({
+    text: `INSERT INTO tasks (id, job_id, workspace_id, kind, status, ordinal, frame, parent_id, key, key_path, key_token, plan_id, attempts_max)
+      SELECT ($3::text[])[place], $2, workspace_id, kind, 'queued', place - 1, frame, parent_id, key, key_path, key_token, plan_id, attempts_max
+      FROM (SELECT *, row_number() OVER (ORDER BY ordinal) AS place FROM tasks WHERE job_id = $1 AND status IN ('failed', 'cancelled')) old`,
+    values: [fromJobId, toJobId, ids],
+  });
+}
+
+export async function countUnfinished(sql: Sql, jobId: string): Promise<{ splits: number; tasks: number }> {
+  const rows = await sql.query<{ splits: number; tasks: number }>({
+    text: `SELECT count(*) FILTER (WHERE kind = 'split')::int AS splits, count(*) FILTER (WHERE kind <> 'split')::int AS tasks
+      FROM tasks WHERE job_id = $1 AND status IN ('failed', 'cancelled')`,
+    values: [jobId],
+  });
+  return rows[0] as { splits: number; tasks: number };
+}
+
+/** Clusters in which a delayed task has become due: their dispatcher is to be woken. */
+export async function findClustersWithDueTasks(sql: Sql): Promise<string[]> {
+  const rows = await sql.query<{ cluster_id: string }>({
+    text: `SELECT DISTINCT j.cluster_id FROM jobs j WHERE j.status IN ('queued', 'running') AND j.cluster_id IS NOT NULL
+      AND EXISTS (SELECT 1 FROM tasks t WHERE t.job_id = j.id AND t.status = 'queued')`,
+  });
+  return rows.map((row) => row.cluster_id);
+}

@@ -1,0 +1,63 @@
+import type { ComputeContext } from "@frazil/contracts";
+import type { Sql } from "./pool.ts";
+
+export interface TokenRow {
+  readonly id: string;
+  readonly workspace_id: string;
+  readonly user_name: string;
+  readonly hash: Buffer;
+  readonly expired: boolean;
+}
+
+export async function findToken(sql: Sql, prefix: string): Promise<TokenRow | undefined> {
+  const rows = await sql.query<TokenRow>({
+    name: "find-token",
+    text: `SELECT id, workspace_id, user_name, hash, coalesce(expires_at <= now(), false) AS expired FROM api_tokens
+      WHERE prefix = $1 AND revoked_at IS NULL`,
+    values: [prefix],
+  });
+  return rows[0];
+}
+
+export interface NewToken {
+  readonly id: string;
+  readonly workspaceId: string;
+  readonly userName: string;
+  readonly label: string;
+  readonly prefix: string;
+  readonly hash: Buffer;
+}
+
+export async function insertToken(sql: Sql, token: NewToken): Promise<void> {
+  await sql.query({
+    text: "INSERT INTO api_tokens (id, workspace_id, user_name, label, prefix, hash) VALUES ($1, $2, $3, $4, $5, $6)",
+    values: [token.id, token.workspaceId, token.userName, token.label, token.prefix, token.hash],
+  });
+}
+
+export interface WorkspaceRow {
+  readonly id: string;
+  readonly name: string;
+  readonly default_context: ComputeContext;
+  readonly results_location: string;
+  readonly keep_heads: boolean;
+}
+
+export async function loadWorkspace(sql: Sql, workspaceId: string): Promise<WorkspaceRow | undefined> {
+  const rows = await sql.query<WorkspaceRow>({
+    name: "load-workspace",
+    text: "SELECT * FROM workspaces WHERE id = $1",
+    values: [workspaceId],
+  });
+  return rows[0];
+}
+
+/** Makes the workspace of this name, or returns the one that is there. */
+export async function ensureWorkspace(sql: Sql, workspace: WorkspaceRow): Promise<WorkspaceRow> {
+  const rows = await sql.query<WorkspaceRow>({
+    text: `INSERT INTO workspaces (id, name, default_context, results_location, keep_heads) VALUES ($1, $2, $3, $4, $5)
+      ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING *`,
+    values: [workspace.id, workspace.name, workspace.default_context, workspace.results_location, workspace.keep_heads],
+  });
+  return rows[0] as WorkspaceRow;
+}

@@ -1,0 +1,52 @@
+import type { Cloud } from "@frazil/infra";
+import type { Logger } from "pino";
+import type { Changes } from "../db/changes.ts";
+import type { Db } from "../db/index.ts";
+import type { Pool, Sql } from "../db/pool.ts";
+import type { Sealer } from "../domain/seal.ts";
+import type { Dispatcher } from "./dispatch.ts";
+import type { StepName } from "./steps.ts";
+
+export type { ClusterRow, ConnectedNode, NodeRow } from "../db/clusters.ts";
+export type { JobRow, NewTasks } from "../db/jobs.ts";
+export type { NewPlan } from "../db/plans.ts";
+export type { NewResult } from "../db/results.ts";
+export type { AttemptKey, LeasedTask, NewKeyTask, OpenTask, TaskOutcome } from "../db/tasks.ts";
+export type { WorkspaceRow } from "../db/tokens.ts";
+export type { Sql };
+
+/** Everything with an effect that the flow uses. Functions take it first, narrowed with Pick. */
+export interface Deps {
+  readonly pool: Pool;
+  readonly db: Db;
+  readonly changes: Changes;
+  readonly sealer: Sealer;
+  readonly clouds: ReadonlyMap<string, Cloud>;
+  /** Carries `{ step, id }`: a hint that something is due. Losing or repeating it is harmless. */
+  readonly queue: StepQueue;
+  readonly dispatcher: Dispatcher;
+  readonly settings: Settings;
+  readonly log: Logger;
+}
+
+export interface StepQueue {
+  /** Never throws: what is not delivered is found by the reconciler. */
+  send(step: StepName, id: string): void;
+}
+
+export interface Settings {
+  readonly leaseTtlMs: number;
+  /** Where nodes reach this control plane. */
+  readonly address: string;
+  readonly cacheDir: string;
+}
+
+/** Topics of `changes`. */
+export const topics = {
+  job: (jobId: string) => `job:${jobId}`,
+  cluster: (clusterId: string) => `cluster:${clusterId}`,
+  /** Something became leasable in a cluster. */
+  room: (clusterId: string) => `room:${clusterId}`,
+  /** Attempts of this node were cancelled. */
+  cancel: (jobId: string) => `cancel:${jobId}`,
+};

@@ -1,0 +1,48 @@
+import type { AttemptRef, FromNode, ToNode } from "@frazil/contracts";
+import type { ConnectedNode, Deps } from "./deps.ts";
+import { topics } from "./deps.ts";
+import type { Recorder } from "./record.ts";
+
+export interface NodeDeps extends Deps {
+  readonly recorder: Recorder;
+}
+
+/** Handles one message of a node and returns what to answer. Every message may come twice, late, or from a node that lost its tasks. */
+export async function handleNodeMessage(deps: NodeDeps, node: ConnectedNode, message: FromNode): Promise<ToNode[]> {
+  switch (message.type) {
+    case "hello":
+      return greet(deps, node, message.holding);
+    case "heartbeat": {
+      const lost = await deps.db.tasks.renewLeases(deps.pool, node.id, message.holding, deps.settings.leaseTtlMs);
+      await deps.db.clusters.touchNode(deps.pool, node.id, message.cpuPercent, message.memoryBytes);
+      return [{ type: "beat", lost }];
+    }
+    case "started":
+      await deps.recorder.started(message.tasks);
+      return [];
+    case "progress":
+      await reportProgress(deps, node, message);
+      return [];
+    case "staged": {
+      const live = await deps.db.tasks.fenceForPublish(deps.pool, message, node.id, message.manifest);
+      return [{ type: live ? "publish" : "abandon", taskId: message.taskId, attempt: message.attempt }];
+    }
+    case "finished": {
+      const { taskId, attempt, outcome, usage } = message;
+      deps.dispatcher.release(node.id, { taskId, attempt }, outcome.kind === "succeeded" ? usage?.wallMs : undefined);
+      const accepted = await deps.recorder.finished({ nodeId: node.id, message });
+      return [{ type: "recorded", taskId, attempt, accepted }];
+    }
+  }
+}
+
+/** A node that connects says what it holds. What it no longer holds is given back; what is no longer its own it is told to stop. */
+async function greet(deps: NodeDeps, node: ConnectedNode, holding: readonly AttemptRef[]): Promise<ToNode[]> {
+  const lost = await deps.db.tasks.renewLeases(deps.pool, node.id, holding, deps.settings.leaseTtlMs);
+  return lost.length === 0 ? [] : [{ type: "cancel", tasks: [...lost] }];
+}
+
+async function reportProgress(deps: NodeDeps, node: ConnectedNode, message: Extract<FromNode, { type: "progress" }>): Promise<void> {
+  const jobId = await deps.db.tasks.setTaskPhase(deps.pool, message, node.id, message.phase);
+  if (jobId !== undefined && (await deps.db.jobs.setPhase(deps.pool, jobId, message.phase))) deps.changes.notify(topics.job(jobId));
+}

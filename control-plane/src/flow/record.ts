@@ -1,0 +1,67 @@
+import { type FromNode, TASKS_PER_JOB_MAX } from "@frazil/contracts";
+import { makeBatcher } from "./batcher.ts";
+import type { AttemptKey, Deps, OpenTask } from "./deps.ts";
+import { announceSettled, KEYS_LIMIT_ERROR, settle, settleFailure, type Settlement } from "./settle.ts";
+
+type RecordDeps = Pick<Deps, "db" | "pool" | "changes" | "dispatcher" | "log">;
+export type Finished = Extract<FromNode, { type: "finished" }>;
+export interface Report {
+  readonly nodeId: string;
+  readonly message: Finished;
+}
+
+export interface Recorder {
+  /** True when the attempt was live and is now recorded; false when it was stale. */
+  finished(report: Report): Promise<boolean>;
+  started(attempts: readonly AttemptKey[]): Promise<void>;
+}
+
+/** Records what nodes report, many reports in one transaction when they come together. Only the live attempt of a task may record. */
+export function makeRecorder(deps: RecordDeps): Recorder {
+  const record = makeBatcher<Report, boolean>((reports) => recordBatch(deps, reports));
+  const start = makeBatcher<readonly AttemptKey[], void>(async (lists) => {
+    await deps.db.tasks.startTasks(deps.pool, lists.flat());
+    return lists.map(() => undefined);
+  });
+  return { finished: record, started: start };
+}
+
+async function recordBatch(deps: RecordDeps, reports: readonly Report[]): Promise<boolean[]> {
+  const { settled, live } = await deps.pool.transact(async (sql) => {
+    const open = await deps.db.tasks.lockActive(sql, [...new Set(reports.map((report) => report.message.taskId))]);
+    const byId = new Map(open.map((task) => [task.id, task]));
+    const chosen = new Map<string, Settlement>();
+    const accepted = reports.map((report) => {
+      const task = byId.get(report.message.taskId);
+      if (task === undefined || !isLive(task, report) || chosen.has(task.id)) return false;
+      chosen.set(task.id, decide(task, report.message));
+      return true;
+    });
+    if (chosen.size === 0) return { settled: undefined, live: accepted };
+    return { settled: await settle(deps, sql, [...chosen.values()]), live: accepted };
+  });
+  if (settled !== undefined) announceSettled(deps, settled);
+  return live;
+}
+
+/** The attempt's number is the fencing token. */
+function isLive(task: OpenTask, report: Report): boolean {
+  return task.attempt === report.message.attempt && task.node_id === report.nodeId;
+}
+
+function decide(task: OpenTask, message: Finished): Settlement {
+  const { outcome, usage } = message;
+  const common = { task, error: null, delayMs: 0, usage, splitState: undefined };
+  switch (outcome.kind) {
+    case "succeeded":
+      return { outcome: { ...common, event: "finish", attemptStatus: "succeeded" }, result: { result: outcome.result, head: outcome.head } };
+    case "split":
+      if (outcome.keys.length > TASKS_PER_JOB_MAX) return settleFailure(task, KEYS_LIMIT_ERROR, { retryable: false, attemptStatus: "failed", usage });
+      return { outcome: { ...common, event: "finish", attemptStatus: "succeeded", splitState: outcome.splitState }, keys: outcome.keys };
+    case "failed":
+      return settleFailure(task, outcome.error, { retryable: outcome.retryable, attemptStatus: "failed", usage });
+    case "released":
+      return { outcome: { ...common, event: "requeue", attemptStatus: "released" } };
+  }
+}
+

@@ -1,0 +1,156 @@
+import { type EngineResult, type ErrorInfo, type FoundKey, HEAD_BYTES_MAX, type JobSpec, mintId, TASKS_PER_JOB_MAX } from "@frazil/contracts";
+import { decideAfterFailure } from "../domain/after-failure.ts";
+import { type AttemptKey, type Deps, type JobRow, type OpenTask, type Sql, type TaskOutcome, topics } from "./deps.ts";
+
+type SettleDeps = Pick<Deps, "db" | "pool" | "changes" | "dispatcher" | "log">;
+
+/** An attempt's end as the flow decided it, with what it yielded. */
+export interface Settlement {
+  readonly outcome: TaskOutcome;
+  readonly result?: { readonly result: EngineResult; readonly head: string | null };
+  readonly keys?: readonly FoundKey[];
+}
+
+/** What became of a batch, for those to be told after the commit. */
+export interface Settled {
+  readonly jobs: readonly JobRow[];
+  readonly cancelled: readonly (AttemptKey & { nodeId: string })[];
+}
+
+/** A lost or failed attempt: tried again, or failed, as the error table and the attempts left say. */
+export function settleFailure(
+  task: OpenTask,
+  error: ErrorInfo,
+  options: { retryable: boolean; attemptStatus: "failed" | "lost"; usage: TaskOutcome["usage"] },
+): Settlement {
+  const after = decideAfterFailure(
+    { code: error.code, retryable: options.retryable, attempt: task.attempt, attemptsMax: task.attempts_max, publishing: task.status === "publishing" },
+    Math.random(),
+  );
+  const common = { task, attemptStatus: options.attemptStatus, error, usage: options.usage, splitState: undefined };
+  if (after.kind === "retry") return { outcome: { ...common, event: "requeue", delayMs: after.delayMs } };
+  return { outcome: { ...common, event: "fail", delayMs: 0 } };
+}
+
+/** Writes the ends of attempts, their results and keys, and what follows for their jobs. The caller's transaction has locked the tasks. */
+export async function settle(deps: SettleDeps, sql: Sql, settlements: readonly Settlement[]): Promise<Settled> {
+  const byJob = Map.groupBy(settlements, (one) => one.outcome.task.job_id);
+  const rows = new Map<string, JobRow>();
+  for (const jobId of [...byJob.keys()].sort()) {
+    rows.set(jobId, await deps.db.jobs.tallyJob(sql, tallyOf(jobId, byJob.get(jobId) as Settlement[])));
+  }
+  await deps.db.tasks.applyOutcomes(sql, settlements.map((one) => one.outcome));
+  await insertResults(deps, sql, settlements, rows);
+  const jobs: JobRow[] = [];
+  const cancelled: (AttemptKey & { nodeId: string })[] = [];
+  for (const [jobId, row] of rows) {
+    const keys = (byJob.get(jobId) as Settlement[]).flatMap((one) => (one.keys ?? []).map((key) => ({ key, parent: one.outcome.task })));
+    if (keys.length > 0) await deps.db.tasks.insertKeyTasks(sql, jobId, keys.map(({ key, parent }) => ({ id: mintId("task"), parent, ...key })));
+    const stopped = await cancelRest(deps, sql, row);
+    cancelled.push(...stopped.cancelled);
+    jobs.push(await deps.db.jobs.endJobIfDone(sql, stopped.job));
+  }
+  return { jobs, cancelled };
+}
+
+/** A split task that is done becomes its keys; one that failed counts as one failed task. */
+function tallyOf(jobId: string, settlements: readonly Settlement[]) {
+  const tally = { jobId, succeeded: 0, failed: 0, cancelled: 0, splitsDone: 0, added: 0 };
+  for (const { outcome, keys } of settlements) {
+    const isSplit = outcome.task.kind === "split";
+    if (outcome.event === "requeue") continue;
+    if (isSplit) tally.splitsDone += 1;
+    if (outcome.event === "fail") tally.failed += 1;
+    if (outcome.event === "finish" && !isSplit) tally.succeeded += 1;
+    tally.added += isSplit ? (outcome.event === "fail" ? 1 : (keys?.length ?? 0)) : 0;
+  }
+  return tally;
+}
+
+async function insertResults(deps: SettleDeps, sql: Sql, settlements: readonly Settlement[], jobs: ReadonlyMap<string, JobRow>): Promise<void> {
+  const results = settlements.flatMap(({ outcome, result }) => {
+    if (result === undefined) return [];
+    const head = result.head === null ? null : Buffer.from(result.head, "base64");
+    const spec = (jobs.get(outcome.task.job_id) as JobRow).spec;
+    return [{ task: outcome.task, result: result.result, format: spec.output.format, head: head !== null && head.length <= HEAD_BYTES_MAX ? head : null }];
+  });
+  if (results.length > 0) await deps.db.results.insertResults(sql, results);
+}
+
+/** `on_failure="cancel"`: the first failure stops the rest. */
+async function cancelRest(deps: SettleDeps, sql: Sql, job: JobRow) {
+  if (job.tasks_failed === 0 || (job.spec as JobSpec).onFailure !== "cancel") return { job, cancelled: [] };
+  return cancelOpenTasks(deps, sql, job);
+}
+
+/** Cancels all that can be cancelled of a job, and counts it. */
+export async function cancelOpenTasks(deps: SettleDeps, sql: Sql, job: JobRow) {
+  const tasks = await deps.db.tasks.cancelTasks(sql, job.id);
+  if (tasks.length === 0) return { job, cancelled: [] };
+  const splits = tasks.filter((task) => task.kind === "split").length;
+  const counted = await deps.db.jobs.tallyJob(sql, { jobId: job.id, succeeded: 0, failed: 0, cancelled: tasks.length, splitsDone: splits, added: splits });
+  const cancelled = tasks.flatMap((task) => (task.node_id === null ? [] : [{ taskId: task.id, attempt: task.attempt, nodeId: task.node_id }]));
+  return { job: counted, cancelled };
+}
+
+/** Tells nodes and waiters what a committed batch changed. */
+export function announceSettled(deps: SettleDeps, settled: Settled): void {
+  deps.dispatcher.cancel(settled.cancelled);
+  for (const job of settled.jobs) {
+    deps.changes.notify(topics.job(job.id));
+    if (job.cluster_id !== null) deps.changes.notify(topics.room(job.cluster_id));
+    if (job.finished_at !== null) {
+      deps.log.info({ job: job.id, status: job.status, succeeded: job.tasks_succeeded, failed: job.tasks_failed, cancelled: job.tasks_cancelled }, "job ended");
+    }
+  }
+}
+
+export const KEYS_LIMIT_ERROR: ErrorInfo = {
+  code: "limit_exceeded",
+  message: `The keys would make more than ${TASKS_PER_JOB_MAX} tasks in one job.`,
+  hint: "Split the submission into several jobs, or choose a coarser key.",
+};
+
+const LOST: ErrorInfo = { code: "node_lost", message: "The node that ran this task stopped answering." };
+
+/** Gives back what a node held that is gone. */
+export async function requeueHeld(deps: SettleDeps, nodeId: string): Promise<void> {
+  await settleLost(deps, (sql) => deps.db.tasks.lockHeldBy(sql, nodeId));
+}
+
+const EXPIRED_BATCH_MAX = 500;
+/** Step: gives back tasks whose lease ran out. The database's clock decides. */
+export async function expire(deps: SettleDeps): Promise<void> {
+  await settleLost(deps, (sql) => deps.db.tasks.lockExpired(sql, EXPIRED_BATCH_MAX));
+}
+
+async function settleLost(deps: SettleDeps, lock: (sql: Sql) => Promise<OpenTask[]>): Promise<void> {
+  const settled = await deps.pool.transact(async (sql) => {
+    const tasks = await lock(sql);
+    if (tasks.length === 0) return undefined;
+    deps.log.warn({ tasks: tasks.length, nodes: [...new Set(tasks.map((task) => task.node_id))] }, "leases lost");
+    return settle(deps, sql, tasks.map((task) => settleFailure(task, LOST, { retryable: true, attemptStatus: "lost", usage: null })));
+  });
+  if (settled !== undefined) announceSettled(deps, settled);
+}
+
+/** Ends a job for a reason that lies outside its tasks (its cluster can't be had): what is queued fails with it, what runs is stopped. */
+export async function endJobWithout(deps: SettleDeps, jobId: string, error: ErrorInfo): Promise<void> {
+  const settled = await deps.pool.transact(async (sql): Promise<Settled> => {
+    const failed = await deps.db.tasks.failQueued(sql, jobId, error);
+    const splits = failed.filter((task) => task.kind === "split").length;
+    const job = await deps.db.jobs.tallyJob(sql, { jobId, succeeded: 0, failed: failed.length, cancelled: 0, splitsDone: splits, added: splits });
+    const stopped = await cancelOpenTasks(deps, sql, job);
+    return { jobs: [await deps.db.jobs.endJobIfDone(sql, stopped.job)], cancelled: stopped.cancelled };
+  });
+  announceSettled(deps, settled);
+}
+
+/** Step: ends a job of which nothing is open. */
+export async function finish(deps: SettleDeps, jobId: string): Promise<void> {
+  const job = await deps.pool.transact(async (sql) => {
+    const row = await deps.db.jobs.tallyJob(sql, { jobId, succeeded: 0, failed: 0, cancelled: 0, splitsDone: 0, added: 0 });
+    return deps.db.jobs.endJobIfDone(sql, row);
+  });
+  announceSettled(deps, { jobs: [job], cancelled: [] });
+}

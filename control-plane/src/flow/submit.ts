@@ -1,0 +1,148 @@
+import { createHash } from "node:crypto";
+import { type ClusterShape, type JobMode, type JobSpec, mintId, type Plan, PLAN_BYTES_MAX, Problem, type TaskKind, TASKS_PER_JOB_MAX } from "@frazil/contracts";
+import { checkPlanBytes, checkRelease, checkSpec } from "../domain/check-spec.ts";
+import { hashShape, shapeOf } from "../domain/shape.ts";
+import { type Deps, type JobRow, type NewPlan, type NewTasks, type Sql, topics, type WorkspaceRow } from "./deps.ts";
+
+type SubmitDeps = Pick<Deps, "pool" | "db" | "sealer" | "clouds" | "queue" | "changes" | "log">;
+
+export interface Submitter {
+  readonly workspace: WorkspaceRow;
+  readonly user: string;
+  readonly idempotencyKey: string | null;
+}
+
+/** Opens a plan's envelope: the bytes that an engine will get. Checks what the header tells, and no more. */
+export function planBytes(plan: Plan, spec: JobSpec): Buffer {
+  if (plan.kind === "sql") {
+    checkRelease(spec);
+    return Buffer.from(plan.text, "utf8");
+  }
+  const bytes = Buffer.from(plan.data, "base64");
+  if (bytes.length > PLAN_BYTES_MAX) throw new Problem("too_large", `A plan may have ${PLAN_BYTES_MAX} bytes; scan large data from storage.`);
+  checkPlanBytes(bytes, spec);
+  return bytes;
+}
+
+export function sealPlan(deps: Pick<Deps, "sealer">, workspaceId: string, kind: Plan["kind"], bytes: Buffer): NewPlan {
+  return { kind, hash: deps.sealer.hash(bytes, `${workspaceId} ${kind}`), sealed: deps.sealer.seal(bytes, workspaceId), sizeBytes: bytes.length };
+}
+
+/** Accepts one query: a single task, or one that finds the keys of a partitioned job. */
+export async function submitOne(deps: SubmitDeps, submitter: Submitter, spec: JobSpec, plan: Plan, body: Uint8Array): Promise<JobRow> {
+  const { workspace } = submitter;
+  const sealed = sealPlan(deps, workspace.id, plan.kind, planBytes(plan, spec));
+  const mode = spec.partitionBy === null ? "single" : "partitioned";
+  const draft = await draftJob(deps, submitter, spec, mode, createHash("sha256").update(body).digest());
+  return accept(deps, draft, async (sql) => ({
+    kind: kindOfTasks(spec),
+    ids: [mintId("task")],
+    frames: [null],
+    planIds: await deps.db.plans.storePlans(sql, workspace.id, [sealed]),
+  }));
+}
+
+/** Accepts many frames whose plans were stored already (they are content-addressed: storing them is harmless if the rest never comes). */
+export async function submitMany(
+  deps: SubmitDeps,
+  submitter: Submitter,
+  spec: JobSpec,
+  planIds: readonly string[],
+  requestHash: Buffer,
+): Promise<JobRow> {
+  if (planIds.length === 0) throw new Problem("unprocessable", "There is no frame in this submission; send at least one.");
+  if (planIds.length > TASKS_PER_JOB_MAX) {
+    throw new Problem("limit_exceeded", `A job may have ${TASKS_PER_JOB_MAX} tasks, this one has ${planIds.length}; send it as several jobs.`);
+  }
+  const draft = await draftJob(deps, submitter, spec, "many", requestHash);
+  return accept(deps, draft, async () => ({
+    kind: kindOfTasks(spec),
+    ids: planIds.map(() => mintId("task")),
+    frames: planIds.map((_, index) => index),
+    planIds,
+  }));
+}
+
+function kindOfTasks(spec: JobSpec): TaskKind {
+  return spec.partitionBy === null ? "query" : "split";
+}
+
+type Draft = Awaited<ReturnType<typeof draftJob>>;
+
+/** Everything about a job but its tasks, checked. */
+async function draftJob(deps: SubmitDeps, submitter: Submitter, spec: JobSpec, mode: JobMode, requestHash: Buffer) {
+  checkSpec(spec);
+  const { workspace } = submitter;
+  const target = await chooseTarget(deps, workspace, spec);
+  const refusal = cloudOf(deps, target.shape).refusal(target.shape);
+  if (refusal !== undefined) throw new Problem("not_available", refusal);
+  const full: JobSpec = { ...spec, context: { ...target.context } };
+  return {
+    id: mintId("job"),
+    workspaceId: workspace.id,
+    userName: submitter.user,
+    mode,
+    spec: withoutSecrets(full),
+    sealed: deps.sealer.seal(Buffer.from(JSON.stringify(full)), workspace.id),
+    shape: target.shape,
+    shapeHash: hashShape(target.shape),
+    clusterId: target.clusterId,
+    idempotencyKey: submitter.idempotencyKey,
+    requestHash: submitter.idempotencyKey === null ? null : requestHash,
+    retryOf: null,
+  };
+}
+
+/** A started cluster by id, the context asked for, or the workspace's default. Packages and environment always come from the context asked for. */
+async function chooseTarget(deps: SubmitDeps, workspace: WorkspaceRow, spec: JobSpec) {
+  const context = spec.context ?? workspace.default_context;
+  if (spec.clusterId === null) return { context, shape: shapeOf(context), clusterId: null };
+  const cluster = await deps.db.clusters.loadCluster(deps.pool, spec.clusterId);
+  if (cluster === undefined || cluster.workspace_id !== workspace.id) throw new Problem("not_found", `There is no cluster ${spec.clusterId}.`);
+  if (!["requested", "starting", "ready"].includes(cluster.status)) {
+    throw new Problem("conflict", `Cluster ${cluster.id} is ${cluster.status}; start a new one, or leave the cluster out.`);
+  }
+  return { context: { ...context, ...cluster.shape }, shape: cluster.shape, clusterId: cluster.id };
+}
+
+export function cloudOf(deps: Pick<Deps, "clouds">, shape: ClusterShape) {
+  const cloud = deps.clouds.get(shape.cloud);
+  if (cloud === undefined) {
+    throw new Problem("not_available", `The cloud "${shape.cloud}" is not connected; this installation has ${[...deps.clouds.keys()].join(", ")}.`);
+  }
+  return cloud;
+}
+
+/** What may be shown, logged and indexed of a submission. */
+function withoutSecrets(spec: JobSpec): JobSpec {
+  return {
+    ...spec,
+    context: spec.context === null ? null : { ...spec.context, env: {} },
+    output: { ...spec.output, storageOptions: {}, options: {} },
+    partitionBy: spec.partitionBy === null ? null : { ...spec.partitionBy, keys: spec.partitionBy.keys.map((key) => ({ ...key, expr: null })) },
+  };
+}
+
+/** Writes job, tasks, plans and event in one transaction; then, and only then, tells others. A repeated idempotency key gives the first job back. */
+async function accept(deps: SubmitDeps, draft: Draft, makeTasks: (sql: Sql) => Promise<NewTasks>): Promise<JobRow> {
+  const job = await deps.pool.transact(async (sql) => deps.db.jobs.insertJob(sql, draft, await makeTasks(sql)));
+  if (job === undefined) return repeated(deps, draft);
+  announce(deps, job);
+  return job;
+}
+
+/** Wakes whoever can go on with a new job: the dispatcher of its warm cluster, or the placing step. */
+export function announce(deps: Pick<Deps, "changes" | "queue" | "log">, job: JobRow): void {
+  if (job.cluster_id === null) deps.queue.send("place", job.id);
+  else deps.changes.notify(topics.room(job.cluster_id));
+  deps.log.info({ job: job.id, workspace: job.workspace_id, mode: job.mode, tasks: job.tasks_total, cluster: job.cluster_id }, "submitted");
+}
+
+async function repeated(deps: SubmitDeps, draft: Draft): Promise<JobRow> {
+  const before = await deps.db.jobs.findJobByKey(deps.pool, draft.workspaceId, draft.idempotencyKey as string);
+  if (before === undefined) throw new Problem("unavailable", "The first submission with this idempotency key is not complete; send it again.");
+  if (before.request_hash === null || !before.request_hash.equals(draft.requestHash as Buffer)) {
+    throw new Problem("idempotency_mismatch", "This idempotency key was used before with another body; use a new key for another submission.");
+  }
+  return before;
+}

@@ -1,0 +1,92 @@
+import type { IncomingMessage, Server } from "node:http";
+import type { Duplex } from "node:stream";
+import { FromNode, NODE_MESSAGE_BYTES_MAX, type ToNode } from "@frazil/contracts";
+import { type WebSocket, WebSocketServer } from "ws";
+import type { ConnectedNode } from "../flow/deps.ts";
+import { topics } from "../flow/deps.ts";
+import type { Link } from "../flow/dispatch.ts";
+import { handleNodeMessage, type NodeDeps } from "../flow/node-messages.ts";
+import { findNode } from "./auth.ts";
+
+const PATH = "/v1/agent/connect";
+/** Backpressure: a node that does not read is cut off, and its leases lapse. */
+const UNSENT_BYTES_MAX = 64 * 1024 * 1024;
+const CLOSED_BY_SERVER = 1012;
+
+/** Serves the nodes' connections on the API's own port. */
+export function serveAgentSockets(deps: NodeDeps, server: Server): { close(): void } {
+  const sockets = new WebSocketServer({ noServer: true, maxPayload: NODE_MESSAGE_BYTES_MAX, perMessageDeflate: false });
+  server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    socket.on("error", () => undefined);
+    void admit(deps, request)
+      .then((node) => {
+        if (node === undefined) return refuse(socket, "401 Unauthorized");
+        sockets.handleUpgrade(request, socket, head, (connection) => void serve(deps, node, connection));
+      })
+      .catch((error) => {
+        deps.log.error({ err: error }, "could not admit a node");
+        refuse(socket, "503 Service Unavailable");
+      });
+  });
+  return {
+    close() {
+      for (const connection of sockets.clients) connection.close(CLOSED_BY_SERVER, "the control plane is restarting");
+      sockets.close();
+    },
+  };
+}
+
+async function admit(deps: NodeDeps, request: IncomingMessage): Promise<ConnectedNode | undefined> {
+  if (new URL(request.url ?? "/", "http://node").pathname !== PATH) return undefined;
+  return findNode(deps, request.headers.authorization);
+}
+
+function refuse(socket: Duplex, status: string): void {
+  socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`);
+}
+
+async function serve(deps: NodeDeps, node: ConnectedNode, connection: WebSocket): Promise<void> {
+  const link: Link = {
+    nodeId: node.id,
+    clusterId: node.cluster_id,
+    workspaceId: node.workspace_id,
+    slots: node.shape.cpus,
+    send(message: ToNode) {
+      if (connection.bufferedAmount > UNSENT_BYTES_MAX) return connection.terminate();
+      connection.send(JSON.stringify(message));
+    },
+  };
+  connection.on("error", (error) => deps.log.warn({ err: error, node: node.id }, "node connection"));
+  connection.on("close", () => deps.dispatcher.disconnect(node.id, link));
+  connection.on("message", (data, isBinary) => {
+    const message = isBinary ? undefined : FromNode.safeParse(parseJson(String(data)));
+    if (!message?.success) {
+      deps.log.warn({ node: node.id, issues: message?.error.issues.slice(0, 3) }, "a node sent what is not a message");
+      return connection.close(1008, "not a message");
+    }
+    handle(deps, node, link, message.data).catch((error) => {
+      // The node says it again when it is not answered.
+      deps.log.error({ err: error, node: node.id, type: message.data.type }, "could not handle a node's message");
+      connection.close(1011, "could not handle a message");
+    });
+  });
+}
+
+async function handle(deps: NodeDeps, node: ConnectedNode, link: Link, message: FromNode): Promise<void> {
+  for (const answer of await handleNodeMessage(deps, node, message)) link.send(answer);
+  if (message.type !== "hello") return;
+  await deps.db.clusters.readyNode(deps.pool, node.id);
+  link.send({ type: "welcome", slots: node.shape.cpus, memoryMiB: Math.floor(node.shape.memoryGiB * 1024) });
+  deps.log.info({ node: node.id, cluster: node.cluster_id, holding: message.holding.length }, "node connected");
+  await deps.dispatcher.connect(link, await deps.db.tasks.loadHeld(deps.pool, node.id));
+  deps.queue.send("supervise", node.cluster_id);
+  deps.changes.notify(topics.cluster(node.cluster_id));
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,59 @@
+import { FromNode, JoinRequest, LOG_BATCH_LINES_MAX, NodeLogLine, PlanId, Problem } from "@frazil/contracts";
+import { type Context, Hono } from "hono";
+import { bodyLimit } from "hono/body-limit";
+import { z } from "zod";
+import { hashToken, mintNodeToken } from "../domain/tokens.ts";
+import { topics } from "../flow/deps.ts";
+import { handleNodeMessage, type NodeDeps } from "../flow/node-messages.ts";
+import { type AppEnv, requireNode } from "./auth.ts";
+import { parse } from "./submission.ts";
+
+const BODY_BYTES_MAX = 64 * 1024 * 1024;
+const Messages = z.object({ messages: z.array(FromNode).max(1_000) });
+const LeaseQuery = z.object({ tasks: z.array(z.object({ taskId: z.string(), attempt: z.number().int() })).min(1).max(2_000) });
+const LogBatch = z.object({ lines: z.array(NodeLogLine).max(LOG_BATCH_LINES_MAX) });
+
+/** What agents call beside their connection. Not part of the public API. */
+export function agentRoutes(deps: NodeDeps): Hono<AppEnv> {
+  const app = new Hono<AppEnv>();
+  app.use("/v1/agent/*", bodyLimit({ maxSize: BODY_BYTES_MAX }));
+  app.post("/v1/agent/join", async (c) => {
+    const request = await readBody(c, JoinRequest);
+    const minted = mintNodeToken("node");
+    const joined = await deps.db.clusters.joinNode(deps.pool, hashToken(request.joinToken), minted.hash, request);
+    if (joined === undefined) throw new Problem("unauthenticated", "This join token is not valid, or was used.");
+    deps.log.info({ node: joined.id, cluster: joined.cluster_id, pid: request.pid }, "node joined");
+    return c.json({ nodeId: joined.id, nodeToken: minted.token });
+  });
+  const node = requireNode(deps);
+  app.post("/v1/agent/messages", node, async (c) => {
+    const { messages } = await readBody(c, Messages);
+    const answers = [];
+    for (const message of messages) answers.push(...(await handleNodeMessage(deps, c.get("node"), message)));
+    return c.json({ messages: answers });
+  });
+  app.post("/v1/agent/leases", node, async (c) => {
+    const { tasks } = await readBody(c, LeaseQuery);
+    return c.json({ batches: await deps.dispatcher.describe(c.get("node").id, tasks) });
+  });
+  app.get("/v1/agent/plans/:id", node, async (c) => {
+    const { workspace_id: workspaceId } = c.get("node");
+    const planId = PlanId.safeParse(c.req.param("id"));
+    const sealed = planId.success ? await deps.db.plans.loadSealedPlan(deps.pool, workspaceId, planId.data) : undefined;
+    if (sealed === undefined) throw new Problem("not_found", "There is no such plan in this node's workspace.");
+    return c.body(new Uint8Array(deps.sealer.open(sealed, workspaceId)), 200, { "content-type": "application/octet-stream" });
+  });
+  app.post("/v1/agent/logs", node, async (c) => {
+    const { lines } = await readBody(c, LogBatch);
+    for (const jobId of await deps.db.logs.appendLogs(deps.pool, c.get("node").id, lines)) deps.changes.notify(topics.job(jobId));
+    return c.body(null, 204);
+  });
+  return app;
+}
+
+async function readBody<S extends z.ZodType>(c: Context<AppEnv>, schema: S): Promise<z.output<S>> {
+  const body = await c.req.json().catch((cause: unknown) => {
+    throw new Problem("invalid_request", "The body is not JSON.", { cause });
+  });
+  return parse(schema, body, "The body");
+}

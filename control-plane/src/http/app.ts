@@ -1,0 +1,60 @@
+import { Problem } from "@frazil/contracts";
+import type { OpenAPIHono } from "@hono/zod-openapi";
+import { bodyLimit } from "hono/body-limit";
+import type { NodeDeps } from "../flow/node-messages.ts";
+import { VERSION } from "../version.ts";
+import { agentRoutes } from "./agent.ts";
+import { type AppEnv, requireToken } from "./auth.ts";
+import { clusterRoutes } from "./clusters.ts";
+import { eventRoutes } from "./events.ts";
+import { jobRoutes } from "./jobs.ts";
+import type { Metrics } from "./metrics.ts";
+import { newApp } from "./openapi.ts";
+import { answerProblem } from "./problems.ts";
+import type { HttpDeps } from "./reads.ts";
+
+/** Of requests that are not submissions; those have limits of their own. */
+const BODY_BYTES_MAX = 1024 * 1024;
+const READY_TIMEOUT_MS = 3_000;
+
+export interface AppDeps extends HttpDeps, NodeDeps {
+  readonly metrics: Metrics;
+}
+
+export function makeApp(deps: AppDeps): OpenAPIHono<AppEnv> {
+  const app = newApp();
+  app.onError((error, c) => answerProblem(c, error, deps.log));
+  app.notFound((c) => answerProblem(c, new Problem("not_found", `There is nothing at ${c.req.path}.`), deps.log));
+  app.use(async (c, next) => {
+    const startedAt = performance.now();
+    await next();
+    deps.metrics.observeRequest(c.req.method, c.res.status, performance.now() - startedAt);
+  });
+  health(app, deps);
+  app.route("/", agentRoutes(deps));
+  const limit = bodyLimit({ maxSize: BODY_BYTES_MAX });
+  app.use("/v1/*", requireToken(deps));
+  app.use("/v1/clusters/*", limit);
+  app.route("/", jobRoutes(deps));
+  app.route("/", eventRoutes(deps));
+  app.route("/", clusterRoutes(deps));
+  app.openAPIRegistry.registerComponent("securitySchemes", "token", { type: "http", scheme: "bearer", description: "A token such as frz_..." });
+  app.get("/openapi.json", (c) => c.json(describeApi(app)));
+  return app;
+}
+
+/** The OpenAPI document of the public routes. */
+export function describeApi(app: OpenAPIHono<AppEnv>) {
+  return app.getOpenAPI31Document({ openapi: "3.1.0", info: { title: "Frazil", version: VERSION, description: "Runs Polars queries on machines in your own cloud." } });
+}
+
+function health(app: OpenAPIHono<AppEnv>, deps: AppDeps): void {
+  app.get("/healthz", (c) => c.json({ status: "alive", version: VERSION }));
+  app.get("/readyz", async (c) => {
+    const ping = deps.pool.query({ text: "SELECT 1" }).then(() => true);
+    const late = new Promise<boolean>((resolve) => setTimeout(() => resolve(false), READY_TIMEOUT_MS).unref());
+    if (!(await Promise.race([ping.catch(() => false), late]))) throw new Problem("unavailable", "The database does not answer.");
+    return c.json({ status: "ready" });
+  });
+  app.get("/metrics", async (c) => c.body(await deps.metrics.render(), 200, { "content-type": deps.metrics.contentType }));
+}

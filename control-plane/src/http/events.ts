@@ -1,0 +1,73 @@
+import { isFinalJobStatus, JobId, type LogLine } from "@frazil/contracts";
+import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
+import { type SSEStreamingApi, streamSSE } from "hono/streaming";
+import { pageLogs } from "../db/pages.ts";
+import type { AppEnv } from "./auth.ts";
+import { newApp, problems, security } from "./openapi.ts";
+import { type HttpDeps, readJob, waitForJob } from "./reads.ts";
+
+const HEARTBEAT_SECONDS = 15;
+const LOGS_PER_LOOK = 500;
+/** A stream ends by itself after this long; the client opens it anew where it left off. */
+const STREAM_MS_MAX = 3_600_000;
+
+const events = createRoute({
+  method: "get",
+  path: "/v1/jobs/{id}/events",
+  summary: "Progress, logs and end of a job as server-sent events",
+  security,
+  request: {
+    params: z.object({ id: JobId }),
+    query: z.object({ after: z.string().regex(/^\d{1,15}$/).optional().describe("Id of the last log line that you have.") }),
+  },
+  responses: {
+    200: { description: "Events `job`, `log` and `end`", content: { "text/event-stream": { schema: z.string() } } },
+    ...problems(400, 404),
+  },
+});
+
+export function eventRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {
+  const app = newApp();
+  app.openapi(events, async (c) => {
+    const { id } = c.req.valid("param");
+    const { workspaceId } = c.get("caller");
+    await readJob(deps, workspaceId, id);
+    const after = BigInt(c.req.valid("query").after ?? c.req.header("last-event-id")?.match(/^\d{1,15}$/)?.[0] ?? "0");
+    return streamSSE(c, (stream) => follow(deps, stream, { workspaceId, jobId: id, after, signal: c.req.raw.signal })) as never;
+  });
+  return app;
+}
+
+async function follow(deps: HttpDeps, stream: SSEStreamingApi, what: { workspaceId: string; jobId: string; after: bigint; signal: AbortSignal }) {
+  const gone = new AbortController();
+  stream.onAbort(() => gone.abort());
+  const signal = AbortSignal.any([what.signal, gone.signal]);
+  const until = performance.now() + STREAM_MS_MAX;
+  let { after } = what;
+  let revision = -1;
+  while (!signal.aborted && performance.now() < until) {
+    const job = await waitForJob(deps, what.workspaceId, what.jobId, {
+      seconds: HEARTBEAT_SECONDS,
+      signal,
+      isEnough: (now) => now.revision > revision || isFinalJobStatus(now.status),
+    });
+    after = await sendLogs(deps, stream, what.jobId, after);
+    if (isFinalJobStatus(job.status)) {
+      await stream.writeSSE({ event: "end", data: JSON.stringify(job) });
+      return;
+    }
+    if (job.revision > revision) await stream.writeSSE({ event: "job", data: JSON.stringify(job) });
+    else await stream.write(": still here\n\n");
+    revision = job.revision;
+  }
+}
+
+async function sendLogs(deps: HttpDeps, stream: SSEStreamingApi, jobId: string, after: bigint): Promise<bigint> {
+  let last = after;
+  for (;;) {
+    const lines: LogLine[] = await pageLogs(deps.prisma, jobId, undefined, last, LOGS_PER_LOOK);
+    for (const line of lines) await stream.writeSSE({ event: "log", id: line.id, data: JSON.stringify(line) });
+    last = BigInt(lines.at(-1)?.id ?? last);
+    if (lines.length < LOGS_PER_LOOK) return last;
+  }
+}

@@ -1,0 +1,126 @@
+import { createHash } from "node:crypto";
+import { type JobSpec, Problem, SUBMISSION_BYTES_MAX, SubmitJob, SubmitLine, TASKS_PER_JOB_MAX } from "@frazil/contracts";
+import type { z } from "zod";
+import type { Deps, JobRow, NewPlan } from "../flow/deps.ts";
+import { planBytes, sealPlan, submitMany, submitOne, type Submitter } from "../flow/submit.ts";
+
+type SubmissionDeps = Pick<Deps, "pool" | "db" | "sealer" | "clouds" | "queue" | "changes" | "log">;
+
+/** Plans that are stored together. */
+const PLANS_PER_WRITE = 200;
+const WRITE_BYTES = 16 * 1024 * 1024;
+/** One line of a streamed submission: the largest plan in base64, and what surrounds it. */
+const LINE_BYTES_MAX = 90 * 1024 * 1024;
+const JSON_BODY_BYTES_MAX = 96 * 1024 * 1024;
+
+/** `application/json`: one query. */
+export async function readOne(deps: SubmissionDeps, submitter: Submitter, body: ReadableStream<Uint8Array> | null): Promise<JobRow> {
+  const bytes = await readAll(body, JSON_BODY_BYTES_MAX);
+  const { spec, plan } = parse(SubmitJob, parseJson(bytes.toString("utf8"), "The body"), "The body");
+  return submitOne(deps, submitter, spec, plan, bytes);
+}
+
+/**
+ * `application/x-ndjson`: many frames. Plans are stored as they come, so that memory holds a few plans and one id per frame, however long the stream is;
+ * the job is written when the stream is complete.
+ */
+export async function readMany(deps: SubmissionDeps, submitter: Submitter, body: ReadableStream<Uint8Array> | null): Promise<JobRow> {
+  const digest = createHash("sha256");
+  const planIds = new Map<number, string>();
+  const frames: number[] = [];
+  let spec: JobSpec | undefined;
+  let waiting: { number: number; plan: NewPlan }[] = [];
+  let waitingBytes = 0;
+  const store = async () => {
+    const ids = await deps.db.plans.storePlans(deps.pool, submitter.workspace.id, distinct(waiting.map((one) => one.plan)));
+    const byHash = new Map(distinct(waiting.map((one) => one.plan)).map((plan, index) => [plan.hash.toString("base64"), ids[index] as string]));
+    for (const { number, plan } of waiting) planIds.set(number, byHash.get(plan.hash.toString("base64")) as string);
+    waiting = [];
+    waitingBytes = 0;
+  };
+  let at = 0;
+  for await (const text of readLines(body, digest)) {
+    at += 1;
+    const line = parse(SubmitLine, parseJson(text, `Line ${at}`), `Line ${at}`);
+    if (line.line === "header") {
+      if (spec !== undefined) throw new Problem("invalid_request", `Line ${at} is a second header; there is one, and it comes first.`);
+      spec = line.spec;
+      continue;
+    }
+    if (spec === undefined) throw new Problem("invalid_request", "The first line must be the header.");
+    if (line.line === "frames") {
+      for (const number of line.plans) frames.push(number);
+      if (frames.length > TASKS_PER_JOB_MAX) {
+        throw new Problem("limit_exceeded", `A job may have ${TASKS_PER_JOB_MAX} tasks; send this submission as several jobs.`);
+      }
+      continue;
+    }
+    const plan = sealPlan(deps, submitter.workspace.id, line.plan.kind, planBytes(line.plan, spec));
+    waiting.push({ number: line.number, plan });
+    waitingBytes += plan.sizeBytes;
+    if (waiting.length >= PLANS_PER_WRITE || waitingBytes >= WRITE_BYTES) await store();
+  }
+  if (waiting.length > 0) await store();
+  if (spec === undefined) throw new Problem("invalid_request", "The stream is empty; its first line must be the header.");
+  return submitMany(deps, submitter, spec, frames.map((number) => planOf(planIds, number)), digest.digest());
+}
+
+function planOf(planIds: ReadonlyMap<number, string>, number: number): string {
+  const id = planIds.get(number);
+  if (id === undefined) throw new Problem("invalid_request", `A frame names plan ${number}, which no line defines.`);
+  return id;
+}
+
+function distinct(plans: readonly NewPlan[]): NewPlan[] {
+  return [...new Map(plans.map((plan) => [plan.hash.toString("base64"), plan])).values()];
+}
+
+async function readAll(body: ReadableStream<Uint8Array> | null, bytesMax: number): Promise<Buffer> {
+  const chunks: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const chunk of body ?? []) {
+    bytes += chunk.length;
+    if (bytes > bytesMax) throw new Problem("too_large", `The body may have ${bytesMax} bytes; scan large data from storage instead of sending it in the plan.`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks);
+}
+
+async function* readLines(body: ReadableStream<Uint8Array> | null, digest: ReturnType<typeof createHash>): AsyncGenerator<string> {
+  let rest: Buffer[] = [];
+  let restBytes = 0;
+  let total = 0;
+  for await (const chunk of body ?? []) {
+    digest.update(chunk);
+    total += chunk.length;
+    if (total > SUBMISSION_BYTES_MAX) throw new Problem("too_large", `A submission may have ${SUBMISSION_BYTES_MAX} bytes; send it as several jobs.`);
+    let from = 0;
+    for (let end = chunk.indexOf(10); end !== -1; end = chunk.indexOf(10, from)) {
+      yield Buffer.concat([...rest, chunk.subarray(from, end)]).toString("utf8");
+      rest = [];
+      restBytes = 0;
+      from = end + 1;
+    }
+    rest.push(Buffer.from(chunk.subarray(from)));
+    restBytes += chunk.length - from;
+    if (restBytes > LINE_BYTES_MAX) throw new Problem("too_large", `A line may have ${LINE_BYTES_MAX} bytes.`);
+  }
+  const last = Buffer.concat(rest).toString("utf8");
+  if (last.trim() !== "") yield last;
+}
+
+function parseJson(text: string, what: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new Problem("invalid_request", `${what} is not JSON.`, { cause });
+  }
+}
+
+export function parse<S extends z.ZodType>(schema: S, value: unknown, what: string): z.output<S> {
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const issues = parsed.error.issues.slice(0, 20).map((issue) => ({ path: issue.path.join("."), message: issue.message }));
+  const first = issues[0];
+  throw new Problem("invalid_request", `${what} does not fit: ${first?.path === "" ? "" : `${first?.path}: `}${first?.message}`, { issues });
+}

@@ -1,0 +1,47 @@
+import { fileURLToPath } from "node:url";
+import { pino } from "pino";
+import { bootstrap } from "./bootstrap.ts";
+import { ConfigFault, readConfig } from "./config.ts";
+import { startControlPlane } from "./start.ts";
+
+/** Something hangs in the shutdown: better to end than to hang. */
+const CLOSE_MS_MAX = 10_000;
+
+async function main(): Promise<void> {
+  const config = readConfig(process.env);
+  const log = pino({ level: config.logLevel, base: { process: "control-plane" } });
+  const started = await startControlPlane(config, agentCommand(), log);
+  log.info({ address: started.address }, "listening");
+  if (config.bootstrap === undefined) process.send?.({ address: started.address });
+  else process.send?.({ address: started.address, ...(await bootstrap(started.deps.pool, config.home, config.bootstrap)) });
+  let closing = false;
+  const close = (reason: string) => {
+    if (closing) return;
+    closing = true;
+    log.info({ reason }, "closing");
+    setTimeout(() => process.exit(1), CLOSE_MS_MAX).unref();
+    started.close().then(
+      () => process.exit(0),
+      (error) => {
+        log.error({ err: error }, "could not close cleanly");
+        process.exit(1);
+      },
+    );
+  };
+  process.on("SIGTERM", () => close("SIGTERM"));
+  process.on("SIGINT", () => close("SIGINT"));
+  // Started by `pc dev`: ends with it, however that ended.
+  process.on("disconnect", () => close("parent is gone"));
+}
+
+/** The agent lies beside this file in a build, in its own package in the sources. */
+function agentCommand(): [string, ...string[]] {
+  const bundled = import.meta.url.endsWith(".mjs");
+  const path = bundled ? "./runner.mjs" : "../../runner/agent/src/main.ts";
+  return [process.execPath, fileURLToPath(new URL(path, import.meta.url))];
+}
+
+main().catch((error: unknown) => {
+  process.stderr.write(`${error instanceof ConfigFault ? error.message : (error as Error).stack}\n`);
+  process.exit(1);
+});

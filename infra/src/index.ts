@@ -1,0 +1,2 @@
+export * from "./cloud.ts";
+export { openLocalCloud } from "./clouds/local/local.ts";
