@@ -1,0 +1,239 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { existsSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { homedir, userInfo } from "node:os";
+import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { type EmbeddedPostgres, startEmbeddedPostgres } from "./embedded-postgres.ts";
+
+export interface DevOptions {
+  readonly home?: string | undefined;
+  readonly port?: number | undefined;
+  readonly json?: boolean | undefined;
+}
+
+/** What `pc dev` leaves for clients: `$FRAZIL_HOME/dev.json`, readable by its owner only. */
+interface DevFile {
+  readonly address: string;
+  readonly token: string;
+  readonly pid: number;
+}
+
+const DEFAULT_PORT = 7420;
+const START_MS_MAX = 60_000;
+const STOP_MS_MAX = 12_000;
+/** A control plane that dies is started again, with growing pauses; one that ran for a while has proven itself. */
+const RESTART_FIRST_MS = 200;
+const RESTART_MAX_MS = 10_000;
+const PROVEN_MS = 30_000;
+
+/** Runs an installation on this machine until it is told to end: Postgres, the control plane, and nodes as processes. Resolves to the exit code. */
+export async function runDev(options: DevOptions): Promise<number> {
+  const home = resolve(options.home ?? process.env.FRAZIL_HOME ?? join(homedir(), ".frazil"));
+  mkdirSync(home, { recursive: true, mode: 0o700 });
+  const first = await findRunning(home);
+  if (first !== undefined) {
+    process.stderr.write(
+      `Frazil runs already: ${first.address} (process ${first.pid}, home ${home}).\nUse it, or end it with Ctrl-C there; another --home makes a second one.\n`,
+    );
+    return 1;
+  }
+  const say = (line: string) => void (options.json ? undefined : process.stderr.write(`${line}\n`));
+  const stop = waitForSignal();
+  let postgres: EmbeddedPostgres | undefined;
+  let databaseUrl = process.env.DATABASE_URL;
+  if (databaseUrl === undefined) {
+    say("Starting Postgres ...");
+    postgres = await startEmbeddedPostgres({ dir: join(home, "postgres") });
+    databaseUrl = postgres.url;
+  }
+  say("Starting the control plane ...");
+  const plane = superviseControlPlane(home, { ...environment(home, databaseUrl), ...portOf(options) }, say);
+  try {
+    const started = await Promise.race([plane.started, stop]);
+    if (typeof started === "string") return 0;
+    writeDevFile(home, { ...started, pid: process.pid });
+    announce(started, options);
+    await Promise.race([
+      stop,
+      plane.failed,
+      postgres === undefined ? stop : postgres.exited.then(() => Promise.reject(new Error("Postgres ended"))),
+    ]);
+    return 0;
+  } catch (error) {
+    process.stderr.write(`${(error as Error).message}\nThe control plane's log: ${join(home, "control-plane.log")}\n`);
+    return 1;
+  } finally {
+    say("Stopping ...");
+    await plane.stop();
+    await postgres?.stop();
+    rmSync(join(home, "dev.json"), { force: true });
+  }
+}
+
+function waitForSignal(): Promise<string> {
+  return new Promise((settle) => {
+    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => settle(signal));
+  });
+}
+
+/** Asks the address that an earlier run left, if its process is there: a stale file says nothing. */
+async function findRunning(home: string): Promise<DevFile | undefined> {
+  const path = join(home, "dev.json");
+  if (!existsSync(path)) return undefined;
+  try {
+    const left = JSON.parse(readFileSync(path, "utf8")) as DevFile;
+    process.kill(left.pid, 0);
+    const answer = await fetch(`${left.address}/healthz`, { signal: AbortSignal.timeout(2_000) });
+    return answer.ok ? left : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function environment(home: string, databaseUrl: string): Record<string, string> {
+  const token = readKept(join(home, "token"));
+  return {
+    DATABASE_URL: databaseUrl,
+    FRAZIL_HOME: home,
+    FRAZIL_KEY: installationKey(home),
+    FRAZIL_BOOTSTRAP_WORKSPACE: "default",
+    FRAZIL_BOOTSTRAP_USER: userInfo().username,
+    ...(token === undefined ? {} : { FRAZIL_BOOTSTRAP_TOKEN: token }),
+  };
+}
+
+/** A port that was asked for must be had; the default one gives way to any free one, and is remembered. */
+function portOf(options: DevOptions): Record<string, string> {
+  return options.port === undefined
+    ? { FRAZIL_PORT: String(DEFAULT_PORT), FRAZIL_PORT_FALLBACK: "1" }
+    : { FRAZIL_PORT: String(options.port) };
+}
+
+/** The key that seals plans and secrets at rest. Lose it and what is stored can't be opened any more. */
+function installationKey(home: string): string {
+  const path = join(home, "key");
+  const kept = process.env.FRAZIL_KEY ?? readKept(path);
+  if (kept !== undefined) return kept;
+  const key = randomBytes(32).toString("base64");
+  writeKept(path, key);
+  return key;
+}
+
+function readKept(path: string): string | undefined {
+  return existsSync(path) ? readFileSync(path, "utf8").trim() : undefined;
+}
+
+function writeKept(path: string, text: string): void {
+  writeFileSync(`${path}.new`, `${text}\n`, { mode: 0o600 });
+  renameSync(`${path}.new`, path);
+}
+
+function writeDevFile(home: string, file: DevFile): void {
+  writeKept(join(home, "token"), file.token);
+  writeKept(join(home, "dev.json"), JSON.stringify({ address: file.address, token: file.token, pid: file.pid }));
+}
+
+interface Started {
+  readonly address: string;
+  readonly token: string;
+}
+
+/** Keeps a control plane running. It ends when this process does, however that ends: they hold the two ends of a channel. */
+function superviseControlPlane(home: string, env: Record<string, string>, say: (line: string) => void) {
+  let child: ChildProcess | undefined;
+  let stopping = false;
+  let timer: NodeJS.Timeout | undefined;
+  let fail: (error: Error) => void = () => undefined;
+  const failed = new Promise<never>((_, reject) => {
+    fail = reject;
+  });
+  failed.catch(() => undefined);
+  const started = new Promise<Started>((settle, reject) => {
+    const overdue = setTimeout(
+      () => reject(new Error(`the control plane did not start within ${START_MS_MAX / 1_000} s`)),
+      START_MS_MAX,
+    );
+    let isUp = false;
+    let pause = RESTART_FIRST_MS;
+    const start = () => {
+      const startedAt = performance.now();
+      child = spawnControlPlane(home, env);
+      child.on("message", (message) => {
+        clearTimeout(overdue);
+        isUp = true;
+        // A restart must come back at the same address.
+        env.FRAZIL_PORT = new URL((message as Started).address).port;
+        settle(message as Started);
+      });
+      child.on("exit", (code, signal) => {
+        if (stopping) return;
+        if (!isUp) {
+          clearTimeout(overdue);
+          reject(
+            new Error(
+              `the control plane ended at its start (${signal ?? `exit code ${code}`}):\n${lastLines(join(home, "control-plane.log"))}`,
+            ),
+          );
+          return;
+        }
+        pause = performance.now() - startedAt > PROVEN_MS ? RESTART_FIRST_MS : Math.min(RESTART_MAX_MS, pause * 2);
+        say(`The control plane ended (${signal ?? `exit code ${code}`}); starting it again ...`);
+        timer = setTimeout(start, pause);
+      });
+      child.on("error", fail);
+    };
+    start();
+  });
+  const stop = async () => {
+    stopping = true;
+    clearTimeout(timer);
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    const ended = new Promise((settle) => child?.on("exit", settle));
+    child.kill("SIGTERM");
+    const force = setTimeout(() => child?.kill("SIGKILL"), STOP_MS_MAX);
+    await ended;
+    clearTimeout(force);
+  };
+  return { started, failed, stop };
+}
+
+function spawnControlPlane(home: string, env: Record<string, string>): ChildProcess {
+  const bundled = import.meta.url.endsWith(".mjs");
+  const entry = fileURLToPath(
+    new URL(bundled ? "./control-plane.mjs" : "../../../control-plane/src/main.ts", import.meta.url),
+  );
+  const log = openSync(join(home, "control-plane.log"), "a", 0o600);
+  // Its own process group: Ctrl-C reaches this process alone, which ends the others in order.
+  return spawn(process.execPath, [entry], {
+    env: { ...process.env, ...env },
+    stdio: ["ignore", log, log, "ipc"],
+    detached: true,
+  });
+}
+
+function lastLines(path: string): string {
+  return existsSync(path) ? readFileSync(path, "utf8").split("\n").slice(-12).join("\n") : "";
+}
+
+function announce(started: Started, options: DevOptions): void {
+  if (options.json) {
+    process.stdout.write(`${JSON.stringify(started)}\n`);
+    return;
+  }
+  process.stdout.write(`
+Frazil runs at ${started.address}
+
+  export FRAZIL_ADDRESS=${started.address}
+  export FRAZIL_TOKEN=${started.token}
+
+Try it:
+
+  import polars as pl, frazil as pc
+
+  query = pl.LazyFrame({"key": ["a", "b", "a"], "value": [1, 2, 3]}).group_by("key").agg(pl.sum("value"))
+  print(query.remote(pc.ComputeContext(cpus=2, memory=2)).execute().await_result())
+
+Ctrl-C ends it; what it did is kept.
+`);
+}
