@@ -1,8 +1,8 @@
 import { availableParallelism, totalmem } from "node:os";
 import { join } from "node:path";
 import { ComputeContext, mintId } from "@frazil/contracts";
-import { ensureWorkspace, findToken, insertToken } from "./db/tokens.ts";
 import type { Sql } from "./db/pool.ts";
+import { ensureWorkspace, findToken, insertToken } from "./db/tokens.ts";
 import { hashToken, mintToken, sameHash, tokenPrefix } from "./domain/tokens.ts";
 
 /** Part of this machine's memory that the default context of a local installation takes; the rest is for Postgres, this process and the user. */
@@ -17,7 +17,11 @@ export interface Bootstrap {
 }
 
 /** Makes the first workspace and a token for it. Repeating it changes nothing, and gives the same token back as long as that is valid. */
-export async function bootstrap(sql: Sql, home: string, wanted: Bootstrap): Promise<{ workspaceId: string; token: string }> {
+export async function bootstrap(
+  sql: Sql,
+  home: string,
+  wanted: Bootstrap,
+): Promise<{ workspaceId: string; token: string }> {
   const workspace = await ensureWorkspace(sql, {
     id: mintId("workspace"),
     name: wanted.workspace,
@@ -28,9 +32,17 @@ export async function bootstrap(sql: Sql, home: string, wanted: Bootstrap): Prom
     results_location: join(home, "results"),
     keep_heads: true,
   });
-  if (wanted.token !== undefined && (await isGood(sql, workspace.id, wanted.token))) return { workspaceId: workspace.id, token: wanted.token };
+  if (wanted.token !== undefined && (await isGood(sql, workspace.id, wanted.token)))
+    return { workspaceId: workspace.id, token: wanted.token };
   const { token, prefix, hash } = mintToken();
-  await insertToken(sql, { id: mintId("token"), workspaceId: workspace.id, userName: wanted.user, label: "first token", prefix, hash });
+  await insertToken(sql, {
+    id: mintId("token"),
+    workspaceId: workspace.id,
+    userName: wanted.user,
+    label: "first token",
+    prefix,
+    hash,
+  });
   return { workspaceId: workspace.id, token };
 }
 

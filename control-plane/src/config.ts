@@ -38,7 +38,9 @@ export interface Config {
   readonly leaseTtlMs: number | undefined;
   readonly localNodesMax: number;
   /** Make this workspace at boot, and tell the parent process its token. */
-  readonly bootstrap: { readonly workspace: string; readonly user: string; readonly token: string | undefined } | undefined;
+  readonly bootstrap:
+    | { readonly workspace: string; readonly user: string; readonly token: string | undefined }
+    | undefined;
 }
 
 export class ConfigFault extends Error {}
@@ -65,6 +67,10 @@ export function readConfig(env: Record<string, string | undefined>): Config {
     bootstrap:
       value.FRAZIL_BOOTSTRAP_WORKSPACE === undefined
         ? undefined
-        : { workspace: value.FRAZIL_BOOTSTRAP_WORKSPACE, user: value.FRAZIL_BOOTSTRAP_USER, token: value.FRAZIL_BOOTSTRAP_TOKEN },
+        : {
+            workspace: value.FRAZIL_BOOTSTRAP_WORKSPACE,
+            user: value.FRAZIL_BOOTSTRAP_USER,
+            token: value.FRAZIL_BOOTSTRAP_TOKEN,
+          },
   };
 }

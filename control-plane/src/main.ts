@@ -1,4 +1,6 @@
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { openLocalCloud } from "@frazil/infra";
 import { pino } from "pino";
 import { bootstrap } from "./bootstrap.ts";
 import { ConfigFault, readConfig } from "./config.ts";
@@ -10,10 +12,19 @@ const CLOSE_MS_MAX = 10_000;
 async function main(): Promise<void> {
   const config = readConfig(process.env);
   const log = pino({ level: config.logLevel, base: { process: "control-plane" } });
-  const started = await startControlPlane(config, agentCommand(), log);
+  const local = openLocalCloud({
+    nodesDir: join(config.home, "nodes"),
+    agentCommand: agentCommand(),
+    nodesMax: config.localNodesMax,
+  });
+  const started = await startControlPlane(config, [local], log);
   log.info({ address: started.address }, "listening");
   if (config.bootstrap === undefined) process.send?.({ address: started.address });
-  else process.send?.({ address: started.address, ...(await bootstrap(started.deps.pool, config.home, config.bootstrap)) });
+  else
+    process.send?.({
+      address: started.address,
+      ...(await bootstrap(started.deps.pool, config.home, config.bootstrap)),
+    });
   let closing = false;
   const close = (reason: string) => {
     if (closing) return;

@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import type { Server } from "node:http";
 import { join } from "node:path";
 import { LEASE_TTL_MS } from "@frazil/contracts";
-import { openLocalCloud } from "@frazil/infra";
+import type { Cloud } from "@frazil/infra";
 import { applyMigrations } from "@frazil/migrations";
 import { serve } from "@hono/node-server";
 import type { Logger } from "pino";
@@ -32,22 +32,35 @@ export interface ControlPlane {
 const DRAIN_MS = 2_000;
 const KEEP_ALIVE_MS = 75_000;
 
-/** Opens everything, applies migrations, and serves. `agentCommand` starts a node of the local cloud. */
-export async function startControlPlane(config: Config, agentCommand: readonly [string, ...string[]], log: Logger): Promise<ControlPlane> {
+/** Opens everything, applies migrations, and serves. */
+export async function startControlPlane(config: Config, clouds: readonly Cloud[], log: Logger): Promise<ControlPlane> {
   const applied = await applyMigrations(config.databaseUrl);
   if (applied.length > 0) log.info({ applied }, "migrations applied");
   const pool = openPool(config.databaseUrl, (error) => log.warn({ err: error }, "database connection"));
   const changes = await openChanges(pool, config.databaseUrl, randomUUID());
-  const local = openLocalCloud({ nodesDir: join(config.home, "nodes"), agentCommand, nodesMax: config.localNodesMax });
   const queue = openQueue(config, log);
   const settings = { leaseTtlMs: config.leaseTtlMs ?? LEASE_TTL_MS, address: "", cacheDir: join(config.home, "cache") };
-  const base = { pool, db, changes, sealer: makeSealer(config.key), clouds: new Map([[local.name, local]]), queue, settings, log };
+  const base = {
+    pool,
+    db,
+    changes,
+    sealer: makeSealer(config.key),
+    clouds: new Map(clouds.map((cloud) => [cloud.name, cloud])),
+    queue,
+    settings,
+    log,
+  };
   const dispatcher = makeDispatcher(base);
   const flow: Deps = { ...base, dispatcher };
   changes.onAny((topic) => {
     if (topic.startsWith("room:")) dispatcher.wake(topic.slice("room:".length));
   });
-  const deps: AppDeps = { ...flow, prisma: openPrisma(config.databaseUrl), recorder: makeRecorder(flow), metrics: makeMetrics(flow) };
+  const deps: AppDeps = {
+    ...flow,
+    prisma: openPrisma(config.databaseUrl),
+    recorder: makeRecorder(flow),
+    metrics: makeMetrics(flow),
+  };
   const { server, port } = await listen(makeApp(deps), config);
   settings.address = config.publicAddress ?? `http://${config.host}:${port}`;
   const sockets = serveAgentSockets(deps, server);
@@ -60,7 +73,7 @@ export async function startControlPlane(config: Config, agentCommand: readonly [
       await reconciler.stop();
       sockets.close();
       await closeServer(server);
-      await local.close();
+      for (const cloud of clouds) await cloud.close();
       await queue.close();
       await changes.close();
       await deps.prisma.$disconnect();
@@ -78,9 +91,15 @@ async function listen(app: ReturnType<typeof makeApp>, config: Config): Promise<
   }
 }
 
-function listenOn(app: ReturnType<typeof makeApp>, host: string, port: number): Promise<{ server: Server; port: number }> {
+function listenOn(
+  app: ReturnType<typeof makeApp>,
+  host: string,
+  port: number,
+): Promise<{ server: Server; port: number }> {
   return new Promise((resolve, reject) => {
-    const server = serve({ fetch: app.fetch, hostname: host, port }, (address) => resolve({ server, port: address.port })) as Server;
+    const server = serve({ fetch: app.fetch, hostname: host, port }, (address) =>
+      resolve({ server, port: address.port }),
+    ) as Server;
     // Long polls and streamed submissions take as long as they take; idle ones are ended by their own limits.
     server.requestTimeout = 0;
     server.keepAliveTimeout = KEEP_ALIVE_MS;

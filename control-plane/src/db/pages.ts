@@ -1,6 +1,6 @@
 import type { ErrorInfo, FailureGroup, LogLine, Task } from "@frazil/contracts";
-import type { PrismaClient } from "./generated/client.ts";
 import type { ClusterRow } from "./clusters.ts";
+import type { PrismaClient } from "./generated/client.ts";
 import type { JobRow } from "./jobs.ts";
 import type { Sql } from "./pool.ts";
 
@@ -12,7 +12,13 @@ export interface JobFilter {
   readonly label?: { readonly key: string; readonly value: string } | undefined;
 }
 
-export async function pageJobs(prisma: PrismaClient, workspaceId: string, filter: JobFilter, cursor: string | undefined, limit: number): Promise<JobRow[]> {
+export async function pageJobs(
+  prisma: PrismaClient,
+  workspaceId: string,
+  filter: JobFilter,
+  cursor: string | undefined,
+  limit: number,
+): Promise<JobRow[]> {
   const rows = await prisma.job.findMany({
     where: {
       workspaceId,
@@ -31,11 +37,20 @@ export async function pageJobs(prisma: PrismaClient, workspaceId: string, filter
 
 /** Prisma's names are the schema's in camelCase; the rest of the code speaks the columns' own. */
 function asJobRow(row: Record<string, unknown>): JobRow {
-  const columns = Object.entries(row).map(([name, value]) => [name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`), value]);
+  const columns = Object.entries(row).map(([name, value]) => [
+    name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
+    value,
+  ]);
   return Object.fromEntries(columns) as unknown as JobRow;
 }
 
-export async function pageTasks(prisma: PrismaClient, jobId: string, status: string | undefined, after: number, limit: number) {
+export async function pageTasks(
+  prisma: PrismaClient,
+  jobId: string,
+  status: string | undefined,
+  after: number,
+  limit: number,
+) {
   const rows = await prisma.task.findMany({
     where: { jobId, kind: { not: "split" }, ordinal: { gt: after }, ...(status === undefined ? {} : { status }) },
     orderBy: { ordinal: "asc" },
@@ -59,7 +74,13 @@ export async function pageTasks(prisma: PrismaClient, jobId: string, status: str
   }));
 }
 
-export async function pageLogs(prisma: PrismaClient, jobId: string, taskId: string | undefined, after: bigint, limit: number): Promise<LogLine[]> {
+export async function pageLogs(
+  prisma: PrismaClient,
+  jobId: string,
+  taskId: string | undefined,
+  after: bigint,
+  limit: number,
+): Promise<LogLine[]> {
   const rows = await prisma.logLine.findMany({
     where: { jobId, id: { gt: after }, ...(taskId === undefined ? {} : { taskId }) },
     orderBy: { id: "asc" },
@@ -75,9 +96,19 @@ export async function pageLogs(prisma: PrismaClient, jobId: string, taskId: stri
   }));
 }
 
-export async function pageClusters(prisma: PrismaClient, workspaceId: string, status: string | undefined, cursor: string | undefined, limit: number) {
+export async function pageClusters(
+  prisma: PrismaClient,
+  workspaceId: string,
+  status: string | undefined,
+  cursor: string | undefined,
+  limit: number,
+) {
   const rows = await prisma.cluster.findMany({
-    where: { workspaceId, ...(status === undefined ? {} : { status }), ...(cursor === undefined ? {} : { id: { lt: cursor } }) },
+    where: {
+      workspaceId,
+      ...(status === undefined ? {} : { status }),
+      ...(cursor === undefined ? {} : { id: { lt: cursor } }),
+    },
     orderBy: { id: "desc" },
     take: limit,
     include: { nodes: { where: { status: { not: "terminated" } }, select: { status: true } } },
@@ -100,5 +131,10 @@ export async function groupFailures(sql: Sql, jobId: string): Promise<FailureGro
       GROUP BY error ->> 'code', error ->> 'type', error ->> 'message' ORDER BY count(*) DESC, min(ordinal) LIMIT $3`,
     values: [jobId, FRAMES_SHOWN_MAX, GROUPS_MAX],
   });
-  return rows.map((row) => ({ error: row.error, count: row.count, exampleTaskId: row.example as FailureGroup["exampleTaskId"], frames: row.frames }));
+  return rows.map((row) => ({
+    error: row.error,
+    count: row.count,
+    exampleTaskId: row.example as FailureGroup["exampleTaskId"],
+    frames: row.frames,
+  }));
 }

@@ -151,7 +151,12 @@ export async function startTasks(sql: Sql, attempts: readonly AttemptKey[]): Pro
 }
 
 /** What a live attempt is doing, in words. Returns its job. */
-export async function setTaskPhase(sql: Sql, attempt: AttemptKey, nodeId: string, phase: string): Promise<string | undefined> {
+export async function setTaskPhase(
+  sql: Sql,
+  attempt: AttemptKey,
+  nodeId: string,
+  phase: string,
+): Promise<string | undefined> {
   const rows = await sql.query<{ job_id: string }>({
     text: "UPDATE tasks SET phase = $4 WHERE id = $1 AND attempt = $2 AND node_id = $3 RETURNING job_id",
     values: [attempt.taskId, attempt.attempt, nodeId, phase],

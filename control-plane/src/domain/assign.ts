@@ -128,7 +128,7 @@ function take(job: Candidate, node: FreeNode, used: ReadonlyMap<string, number>,
   const base = { nodeId: node.nodeId, jobId: job.jobId, kind: job.kind, parentId: job.parentId };
   if (takesWholeNode(job.mode, job.kind)) {
     if (room < node.slots) return undefined;
-    const count = job.kind === "key" ? Math.min(job.left, keysPerRun(job.left, nodes, job.attempt)) : 1;
+    const count = job.kind === "key" ? Math.min(job.left, keysPerRun(job.queued, nodes, job.attempt)) : 1;
     return { ...base, count, slotsPerRun: node.slots };
   }
   if (room + prefetchTasks(node.slots, job.taskMs) < 1) return undefined;

@@ -5,14 +5,20 @@ const SCHEMES = ["s3://", "s3a://", "gs://", "gcs://", "abfss://", "abfs://", "a
 /** Refuses what this installation does not offer, by name, before anything is stored. */
 export function checkSpec(spec: JobSpec): void {
   if (spec.scaling === "distributed") {
-    throw new Problem("not_available", "Distributed queries are not offered by this installation yet; leave out .distributed(), or use partition_by or spawn_many.");
+    throw new Problem(
+      "not_available",
+      "Distributed queries are not offered by this installation yet; leave out .distributed(), or use partition_by or spawn_many.",
+    );
   }
   const { destination } = spec.output;
   if (destination === null) return;
   if (destination.includes("\u0000")) throw new Problem("invalid_request", "The destination holds a NUL character.");
   const scheme = /^[a-z][a-z0-9+.-]*:\/\//i.exec(destination)?.[0].toLowerCase();
   if (scheme !== undefined && !SCHEMES.includes(scheme)) {
-    throw new Problem("unprocessable", `Results can't be written to ${scheme}...; use a path or one of ${SCHEMES.join(", ")}.`);
+    throw new Problem(
+      "unprocessable",
+      `Results can't be written to ${scheme}...; use a path or one of ${SCHEMES.join(", ")}.`,
+    );
   }
 }
 
@@ -20,12 +26,22 @@ export function checkSpec(spec: JobSpec): void {
 export function checkPlanBytes(bytes: Uint8Array, spec: JobSpec): void {
   const header = readPlanHeader(bytes);
   if (header === undefined) {
-    throw new Problem("invalid_plan", "The plan does not begin with Polars' plan header; send the bytes of LazyFrame.serialize().");
+    throw new Problem(
+      "invalid_plan",
+      "The plan does not begin with Polars' plan header; send the bytes of LazyFrame.serialize().",
+    );
   }
   const releases = releasesOfHash(header.schemaHash);
-  if (releases.length === 0) throw new Problem("unsupported_polars", `No engine opens this plan (schema hash ${header.schemaHash.slice(0, 12)}…). ${supported()}`);
+  if (releases.length === 0)
+    throw new Problem(
+      "unsupported_polars",
+      `No engine opens this plan (schema hash ${header.schemaHash.slice(0, 12)}…). ${supported()}`,
+    );
   if (!releases.includes(spec.client.polars)) {
-    throw new Problem("unsupported_polars", `The plan was written by Polars ${releases.join(" or ")}, but the client says ${spec.client.polars}. Send the release that wrote it.`);
+    throw new Problem(
+      "unsupported_polars",
+      `The plan was written by Polars ${releases.join(" or ")}, but the client says ${spec.client.polars}. Send the release that wrote it.`,
+    );
   }
 }
 

@@ -5,7 +5,9 @@ const BATCH_MAX = 500;
  * Group commit: while one flush is under way, further items wait and go together in the next. An idle batcher flushes at once, so that a single item
  * waits for nobody. `flush` answers for each item, in order.
  */
-export function makeBatcher<Item, Answer>(flush: (items: Item[]) => Promise<Answer[]>): (item: Item) => Promise<Answer> {
+export function makeBatcher<Item, Answer>(
+  flush: (items: Item[]) => Promise<Answer[]>,
+): (item: Item) => Promise<Answer> {
   interface Waiting {
     readonly item: Item;
     readonly resolve: (answer: Answer) => void;

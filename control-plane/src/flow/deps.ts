@@ -8,6 +8,7 @@ import type { Dispatcher } from "./dispatch.ts";
 import type { StepName } from "./steps.ts";
 
 export type { ClusterRow, ConnectedNode, NodeRow } from "../db/clusters.ts";
+export type { PrismaClient as Prisma } from "../db/generated/client.ts";
 export type { JobRow, NewTasks } from "../db/jobs.ts";
 export type { NewPlan } from "../db/plans.ts";
 export type { NewResult } from "../db/results.ts";

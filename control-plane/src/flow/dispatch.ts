@@ -1,12 +1,12 @@
-import { type AttemptRef, type LeaseBatch, NODE_MESSAGE_BYTES_MAX, type Run, type RunTemplate, type ToNode } from "@frazil/contracts";
-import { type Allotment, assign, type LeasableJob, takesWholeNode } from "../domain/assign.ts";
+import type { AttemptRef, LeaseBatch, Run, RunTemplate, ToNode } from "@frazil/contracts";
+import { type Allotment, assign, type LeasableJob } from "../domain/assign.ts";
 import { type Deps, type LeasedTask, topics } from "./deps.ts";
-import { keepTemplates } from "./templates.ts";
+import { batchOf, messagesOf, runsOf } from "./run-batches.ts";
+import { keepTemplates, type TemplateSource } from "./templates.ts";
 
 /** Jobs of one user that one look at the table considers. */
 const JOBS_PER_USER_MAX = 20;
-/** Room left in a message for what surrounds the runs. */
-const MESSAGE_OVERHEAD_BYTES = 4_096;
+const CANCELS_PER_MESSAGE_MAX = 500;
 /** Weight of the newest task in the usual time of a job's tasks. */
 const TASK_MS_WEIGHT = 0.2;
 const TASK_MS_KEPT_MAX = 1_000;
@@ -20,11 +20,12 @@ export interface Link {
   send(message: ToNode): void;
 }
 
+const keyOf = (attempt: AttemptRef) => `${attempt.taskId}#${attempt.attempt}`;
+
 interface HeldRun {
   readonly jobId: string;
   readonly user: string;
   readonly slots: number;
-  open: number;
 }
 interface LinkState {
   readonly link: Link;
@@ -47,115 +48,141 @@ export interface Dispatcher {
 }
 
 type DispatchDeps = Pick<Deps, "db" | "pool" | "changes" | "sealer" | "settings" | "log">;
-const keyOf = (attempt: AttemptRef) => `${attempt.taskId}#${attempt.attempt}`;
+
+/** Everything that the dispatcher knows. All of it can be rebuilt from the database and the nodes' connections. */
+interface State {
+  readonly deps: DispatchDeps;
+  readonly links: Map<string, LinkState>;
+  readonly templateOf: TemplateSource;
+  /** Usual time of a job's tasks. */
+  readonly taskMs: Map<string, number>;
+  /** Clusters that are being filled right now. */
+  readonly filling: Map<string, { again: boolean }>;
+}
 
 export function makeDispatcher(deps: DispatchDeps): Dispatcher {
-  const links = new Map<string, LinkState>();
-  const templateOf = keepTemplates(deps);
-  const taskMs = new Map<string, number>();
-  const busy = new Map<string, { again: boolean }>();
-
-  const linksOf = (clusterId: string) => [...links.values()].filter((state) => state.link.clusterId === clusterId);
-
-  /** One fill per cluster at a time; a wake that comes during one makes it look again. */
-  const wake = (clusterId: string) => {
-    const running = busy.get(clusterId);
-    if (running !== undefined) {
-      running.again = true;
-      return;
-    }
-    if (linksOf(clusterId).length === 0) return;
-    const state = { again: false };
-    busy.set(clusterId, state);
-    void (async () => {
-      try {
-        do {
-          state.again = false;
-          await fill(clusterId);
-        } while (state.again);
-      } catch (error) {
-        deps.log.error({ err: error, cluster: clusterId }, "could not lease");
-      } finally {
-        busy.delete(clusterId);
-      }
-    })();
+  const state: State = {
+    deps,
+    links: new Map(),
+    templateOf: keepTemplates(deps),
+    taskMs: new Map(),
+    filling: new Map(),
   };
-
-  const fill = async (clusterId: string) => {
-    const states = linksOf(clusterId);
-    if (states.length === 0) return;
-    const jobs = (await deps.db.tasks.listLeasable(deps.pool, clusterId, JOBS_PER_USER_MAX)).map(
-      (job): LeasableJob => ({ ...job, taskMs: taskMs.get(job.jobId) }),
-    );
-    if (jobs.length === 0) return;
-    const nodes = states.map(({ link, held }) => ({ nodeId: link.nodeId, slots: link.slots, usedSlots: usedSlots(held) }));
-    const allotments = Map.groupBy(assign(nodes, jobs, loadOf(states)), (given) => given.nodeId);
-    for (const [nodeId, given] of allotments) {
-      const state = links.get(nodeId);
-      if (state !== undefined) await leaseTo(state, given);
-    }
-  };
-
-  const leaseTo = async (state: LinkState, allotments: readonly Allotment[]) => {
-    const { link } = state;
-    const tasks = await deps.db.tasks.leaseTasks(deps.pool, link.nodeId, allotments, deps.settings.leaseTtlMs);
-    for (const [jobId, ofJob] of Map.groupBy(tasks, (task) => task.job_id)) {
-      const { template, job } = await templateOf(jobId);
-      const runs = runsOf(deps, template, job.mode, ofJob, link.slots);
-      for (const run of runs) hold(state, run, template);
-      for (const message of messagesOf(runs, template, splitStatesOf(ofJob))) link.send(message);
-      deps.changes.notify(topics.job(jobId));
-    }
-  };
-
+  const { links } = state;
   return {
-    async connect(link, holding) {
-      const state: LinkState = { link, held: new Map() };
-      links.set(link.nodeId, state);
-      for (const [jobId, ofJob] of Map.groupBy(holding, (task) => task.job_id)) {
-        const { template, job } = await templateOf(jobId);
-        for (const run of runsOf(deps, template, job.mode, ofJob, link.slots)) hold(state, run, template);
-      }
-      wake(link.clusterId);
-    },
+    connect: (link, holding) => connect(state, link, holding),
     disconnect(nodeId, link) {
       if (links.get(nodeId)?.link === link) links.delete(nodeId);
     },
-    release(nodeId, attempt, ms) {
-      const state = links.get(nodeId);
-      const run = state?.held.get(keyOf(attempt));
-      if (state === undefined || run === undefined) return;
-      state.held.delete(keyOf(attempt));
-      run.open -= 1;
-      if (ms !== undefined) learn(taskMs, run.jobId, ms);
-      wake(state.link.clusterId);
-    },
-    cancel(attempts) {
-      for (const [nodeId, ofNode] of Map.groupBy(attempts, (attempt) => attempt.nodeId)) {
-        const tasks = ofNode.map(({ taskId, attempt }) => ({ taskId, attempt }));
-        for (let at = 0; at < tasks.length; at += 500) links.get(nodeId)?.link.send({ type: "cancel", tasks: tasks.slice(at, at + 500) });
-      }
-    },
-    wake,
-    async describe(nodeId, attempts) {
-      const state = links.get(nodeId);
-      const slots = state?.link.slots ?? 1;
-      const tasks = await deps.db.tasks.loadLeased(deps.pool, nodeId, attempts);
-      const batches: LeaseBatch[] = [];
-      for (const [jobId, ofJob] of Map.groupBy(tasks, (task) => task.job_id)) {
-        const { template, job } = await templateOf(jobId);
-        for (const run of runsOf(deps, template, job.mode, ofJob, slots)) {
-          batches.push({ template: { ...template, splitState: splitStatesOf(ofJob).get(firstTaskId(run)) ?? null }, runs: [run] });
-        }
-      }
-      return batches;
-    },
+    release: (nodeId, attempt, ms) => release(state, nodeId, attempt, ms),
+    cancel: (attempts) => cancel(state, attempts),
+    wake: (clusterId) => wake(state, clusterId),
+    describe: (nodeId, attempts) => describe(state, nodeId, attempts),
     stats: () => ({
       nodes: links.size,
-      slots: [...links.values()].reduce((sum, state) => sum + state.link.slots, 0),
-      held: [...links.values()].reduce((sum, state) => sum + state.held.size, 0),
+      slots: [...links.values()].reduce((sum, one) => sum + one.link.slots, 0),
+      held: [...links.values()].reduce((sum, one) => sum + one.held.size, 0),
     }),
   };
+}
+
+async function connect(state: State, link: Link, holding: readonly LeasedTask[]): Promise<void> {
+  const linkState: LinkState = { link, held: new Map() };
+  state.links.set(link.nodeId, linkState);
+  for (const [jobId, ofJob] of Map.groupBy(holding, (task) => task.job_id)) {
+    const { template, job } = await state.templateOf(jobId);
+    for (const run of runsOf(state.deps, template, job.mode, ofJob, link.slots)) hold(linkState, run, template);
+  }
+  wake(state, link.clusterId);
+}
+
+/** One fill per cluster at a time; a wake that comes during one makes it look again. */
+function wake(state: State, clusterId: string): void {
+  const filling = state.filling.get(clusterId);
+  if (filling !== undefined) {
+    filling.again = true;
+    return;
+  }
+  if (linksOf(state, clusterId).length > 0) void fillUntilQuiet(state, clusterId);
+}
+
+async function fillUntilQuiet(state: State, clusterId: string): Promise<void> {
+  const filling = { again: false };
+  state.filling.set(clusterId, filling);
+  try {
+    do {
+      filling.again = false;
+      await fill(state, clusterId);
+    } while (filling.again);
+  } catch (error) {
+    state.deps.log.error({ err: error, cluster: clusterId }, "could not lease");
+  } finally {
+    state.filling.delete(clusterId);
+  }
+}
+
+async function fill(state: State, clusterId: string): Promise<void> {
+  const { deps } = state;
+  const found = await deps.db.tasks.listLeasable(deps.pool, clusterId, JOBS_PER_USER_MAX);
+  const linkStates = linksOf(state, clusterId);
+  if (found.length === 0 || linkStates.length === 0) return;
+  const jobs = found.map((job): LeasableJob => ({ ...job, taskMs: state.taskMs.get(job.jobId) }));
+  const nodes = linkStates.map(({ link, held }) => ({
+    nodeId: link.nodeId,
+    slots: link.slots,
+    usedSlots: usedSlots(held),
+  }));
+  for (const [nodeId, given] of Map.groupBy(assign(nodes, jobs, loadOf(linkStates)), (one) => one.nodeId)) {
+    const linkState = state.links.get(nodeId);
+    if (linkState !== undefined) await leaseTo(state, linkState, given);
+  }
+}
+
+async function leaseTo(state: State, linkState: LinkState, allotments: readonly Allotment[]): Promise<void> {
+  const { deps } = state;
+  const { link } = linkState;
+  const tasks = await deps.db.tasks.leaseTasks(deps.pool, link.nodeId, allotments, deps.settings.leaseTtlMs);
+  for (const [jobId, ofJob] of Map.groupBy(tasks, (task) => task.job_id)) {
+    const { template, job } = await state.templateOf(jobId);
+    const runs = runsOf(deps, template, job.mode, ofJob, link.slots);
+    for (const run of runs) hold(linkState, run, template);
+    for (const message of messagesOf(runs, template, ofJob)) link.send(message);
+    deps.changes.notify(topics.job(jobId));
+  }
+}
+
+function release(state: State, nodeId: string, attempt: AttemptRef, ms: number | undefined): void {
+  const linkState = state.links.get(nodeId);
+  const run = linkState?.held.get(keyOf(attempt));
+  if (linkState === undefined || run === undefined) return;
+  linkState.held.delete(keyOf(attempt));
+  if (ms !== undefined) learn(state.taskMs, run.jobId, ms);
+  wake(state, linkState.link.clusterId);
+}
+
+function cancel(state: State, attempts: readonly (AttemptRef & { nodeId: string })[]): void {
+  for (const [nodeId, ofNode] of Map.groupBy(attempts, (attempt) => attempt.nodeId)) {
+    const tasks = ofNode.map(({ taskId, attempt }) => ({ taskId, attempt }));
+    for (let at = 0; at < tasks.length; at += CANCELS_PER_MESSAGE_MAX) {
+      state.links.get(nodeId)?.link.send({ type: "cancel", tasks: tasks.slice(at, at + CANCELS_PER_MESSAGE_MAX) });
+    }
+  }
+}
+
+async function describe(state: State, nodeId: string, attempts: readonly AttemptRef[]): Promise<LeaseBatch[]> {
+  const { deps } = state;
+  const slots = state.links.get(nodeId)?.link.slots ?? 1;
+  const batches: LeaseBatch[] = [];
+  const tasks = await deps.db.tasks.loadLeased(deps.pool, nodeId, attempts);
+  for (const [jobId, ofJob] of Map.groupBy(tasks, (task) => task.job_id)) {
+    const { template, job } = await state.templateOf(jobId);
+    for (const run of runsOf(deps, template, job.mode, ofJob, slots)) batches.push(batchOf(run, template, ofJob));
+  }
+  return batches;
+}
+
+function linksOf(state: State, clusterId: string): LinkState[] {
+  return [...state.links.values()].filter((one) => one.link.clusterId === clusterId);
 }
 
 function usedSlots(held: ReadonlyMap<string, HeldRun>): number {
@@ -173,7 +200,7 @@ function loadOf(states: readonly LinkState[]) {
 }
 
 function hold(state: LinkState, run: Run, template: RunTemplate): void {
-  const held: HeldRun = { jobId: template.jobId, user: template.user, slots: run.slots, open: run.tasks.length };
+  const held: HeldRun = { jobId: template.jobId, user: template.user, slots: run.slots };
   for (const task of run.tasks) state.held.set(keyOf(task), held);
 }
 
@@ -182,55 +209,4 @@ function learn(taskMs: Map<string, number>, jobId: string, ms: number): void {
   taskMs.delete(jobId);
   taskMs.set(jobId, before === undefined ? ms : before + TASK_MS_WEIGHT * (ms - before));
   if (taskMs.size > TASK_MS_KEPT_MAX) taskMs.delete(taskMs.keys().next().value as string);
-}
-
-/** Groups leased tasks into engine runs: one each, but keys of one parent together, so that they share a read. */
-function runsOf(deps: Pick<Deps, "sealer">, template: RunTemplate, mode: LeasableJob["mode"], tasks: readonly LeasedTask[], slots: number): Run[] {
-  const groups = Map.groupBy(tasks, (task) => (task.kind === "key" && task.manifest === null ? `keys of ${task.parent_id}` : task.id));
-  return [...groups.values()].map((group) => {
-    const first = group[0] as LeasedTask;
-    return {
-      kind: first.kind,
-      tasks: group.map((task) => ({ taskId: task.id, attempt: task.attempt, frame: task.frame, keyToken: task.key_token, keyPath: task.key_path })),
-      planId: first.plan_id,
-      planKind: first.plan_kind,
-      plan: first.sealed_plan === null ? null : deps.sealer.open(first.sealed_plan, template.workspaceId).toString("base64"),
-      slots: takesWholeNode(mode, first.kind) ? slots : 1,
-      publish: first.manifest === null ? null : { manifest: first.manifest },
-    };
-  });
-}
-
-function splitStatesOf(tasks: readonly LeasedTask[]): Map<string, RunTemplate["splitState"]> {
-  return new Map(tasks.map((task) => [task.id, (task.split_state ?? null) as RunTemplate["splitState"]]));
-}
-
-const firstTaskId = (run: Run) => (run.tasks[0] as Run["tasks"][number]).taskId;
-
-/** Packs runs into messages that fit a frame; one that does not fit alone goes by reference. Runs of one message share a split state. */
-function messagesOf(runs: readonly Run[], template: RunTemplate, splitStates: ReadonlyMap<string, RunTemplate["splitState"]>): ToNode[] {
-  const messages: ToNode[] = [];
-  const limit = NODE_MESSAGE_BYTES_MAX - MESSAGE_OVERHEAD_BYTES - JSON.stringify(template).length;
-  let packed: Run[] = [];
-  let bytes = 0;
-  let state: RunTemplate["splitState"] = null;
-  const flush = () => {
-    if (packed.length > 0) messages.push({ type: "lease", batch: { template: { ...template, splitState: state }, runs: packed } });
-    packed = [];
-    bytes = 0;
-  };
-  for (const run of runs) {
-    const ofRun = splitStates.get(firstTaskId(run)) ?? null;
-    const size = JSON.stringify(run).length + (ofRun === null ? 0 : JSON.stringify(ofRun).length);
-    if (size > limit) {
-      messages.push({ type: "lease_by_reference", tasks: run.tasks.map(({ taskId, attempt }) => ({ taskId, attempt })) });
-      continue;
-    }
-    if (bytes + size > limit || JSON.stringify(ofRun) !== JSON.stringify(state)) flush();
-    state = ofRun;
-    packed.push(run);
-    bytes += size;
-  }
-  flush();
-  return messages;
 }

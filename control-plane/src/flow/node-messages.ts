@@ -42,7 +42,12 @@ async function greet(deps: NodeDeps, node: ConnectedNode, holding: readonly Atte
   return lost.length === 0 ? [] : [{ type: "cancel", tasks: [...lost] }];
 }
 
-async function reportProgress(deps: NodeDeps, node: ConnectedNode, message: Extract<FromNode, { type: "progress" }>): Promise<void> {
+async function reportProgress(
+  deps: NodeDeps,
+  node: ConnectedNode,
+  message: Extract<FromNode, { type: "progress" }>,
+): Promise<void> {
   const jobId = await deps.db.tasks.setTaskPhase(deps.pool, message, node.id, message.phase);
-  if (jobId !== undefined && (await deps.db.jobs.setPhase(deps.pool, jobId, message.phase))) deps.changes.notify(topics.job(jobId));
+  if (jobId !== undefined && (await deps.db.jobs.setPhase(deps.pool, jobId, message.phase)))
+    deps.changes.notify(topics.job(jobId));
 }

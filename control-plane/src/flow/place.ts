@@ -64,7 +64,8 @@ export async function supervise(deps: Deps, clusterId: string): Promise<void> {
     deps.changes.notify(topics.cluster(clusterId));
     deps.changes.notify(topics.room(clusterId));
   } else {
-    for (const jobId of await deps.db.jobs.setClusterPhase(deps.pool, clusterId, "starting the cluster")) deps.changes.notify(topics.job(jobId));
+    for (const jobId of await deps.db.jobs.setClusterPhase(deps.pool, clusterId, "starting the cluster"))
+      deps.changes.notify(topics.job(jobId));
   }
 }
 
@@ -89,7 +90,12 @@ export function judgeNode(node: Pick<NodeRow, "status" | "silent_seconds">, aliv
   return node.status === "ready" && node.silent_seconds < NODE_SILENT_SECONDS_MAX ? "serves" : "end";
 }
 
-async function giveUpNode(deps: Deps, node: NodeRow, cloud: ReturnType<typeof cloudOf>, verdict: "gone" | "end"): Promise<void> {
+async function giveUpNode(
+  deps: Deps,
+  node: NodeRow,
+  cloud: ReturnType<typeof cloudOf>,
+  verdict: "gone" | "end",
+): Promise<void> {
   deps.log.warn({ node: node.id, cluster: node.cluster_id, status: node.status, verdict }, "node given up");
   await deps.db.clusters.moveNode(deps.pool, node.id, "lose");
   await requeueHeld(deps, node.id);
@@ -99,12 +105,24 @@ async function giveUpNode(deps: Deps, node: NodeRow, cloud: ReturnType<typeof cl
 
 /** Orders nodes: the rows first, then the machines. False when the cluster was given up. */
 async function makeNodes(deps: Deps, cluster: ClusterRow, count: number): Promise<boolean> {
-  if (cluster.nodes_made + count > cluster.shape.clusterSize + REPLACEMENTS_MAX * Math.max(1, cluster.shape.clusterSize)) {
-    await failCluster(deps, cluster.id, { code: "cluster_failed", message: `The nodes of cluster ${cluster.id} do not stay up; look at its nodes' logs.` });
+  if (
+    cluster.nodes_made + count >
+    cluster.shape.clusterSize + REPLACEMENTS_MAX * Math.max(1, cluster.shape.clusterSize)
+  ) {
+    await failCluster(deps, cluster.id, {
+      code: "cluster_failed",
+      message: `The nodes of cluster ${cluster.id} do not stay up; look at its nodes' logs.`,
+    });
     return false;
   }
   const orders = Array.from({ length: count }, () => ({ id: mintId("node"), join: mintNodeToken("join") }));
-  await deps.pool.transact((sql) => deps.db.clusters.insertNodes(sql, cluster, orders.map(({ id, join }) => ({ id, joinTokenHash: join.hash }))));
+  await deps.pool.transact((sql) =>
+    deps.db.clusters.insertNodes(
+      sql,
+      cluster,
+      orders.map(({ id, join }) => ({ id, joinTokenHash: join.hash })),
+    ),
+  );
   const cloud = cloudOf(deps, cluster.shape);
   for (const { id, join } of orders) {
     const answer = await cloud.createNode(orderOf(deps, cluster, id, join.token));
@@ -125,7 +143,11 @@ function orderOf(deps: Deps, cluster: ClusterRow, nodeId: string, joinToken: str
     clusterId: cluster.id,
     workspaceId: cluster.workspace_id,
     shape: cluster.shape,
-    environment: { [NODE_ENV.address]: deps.settings.address, [NODE_ENV.joinToken]: joinToken, [NODE_ENV.cacheDir]: deps.settings.cacheDir },
+    environment: {
+      [NODE_ENV.address]: deps.settings.address,
+      [NODE_ENV.joinToken]: joinToken,
+      [NODE_ENV.cacheDir]: deps.settings.cacheDir,
+    },
   };
 }
 
@@ -176,7 +198,11 @@ export async function tearDown(deps: Deps, clusterId: string): Promise<void> {
 }
 
 async function moveJobsAway(deps: Deps, cluster: ClusterRow): Promise<void> {
-  const error = cluster.error ?? { code: "cluster_failed" as const, message: `Cluster ${cluster.id} was stopped while the job was on it.`, hint: "Start a new cluster, and retry the job." };
+  const error = cluster.error ?? {
+    code: "cluster_failed" as const,
+    message: `Cluster ${cluster.id} was stopped while the job was on it.`,
+    hint: "Start a new cluster, and retry the job.",
+  };
   for (const jobId of await deps.db.jobs.findPinned(deps.pool, cluster.id)) await endJobWithout(deps, jobId, error);
   for (const jobId of await deps.db.jobs.unplaceJobs(deps.pool, cluster.id)) {
     deps.queue.send("place", jobId);

@@ -1,7 +1,7 @@
 import { type FromNode, TASKS_PER_JOB_MAX } from "@frazil/contracts";
 import { makeBatcher } from "./batcher.ts";
 import type { AttemptKey, Deps, OpenTask } from "./deps.ts";
-import { announceSettled, KEYS_LIMIT_ERROR, settle, settleFailure, type Settlement } from "./settle.ts";
+import { announceSettled, KEYS_LIMIT_ERROR, type Settlement, settle, settleFailure } from "./settle.ts";
 
 type RecordDeps = Pick<Deps, "db" | "pool" | "changes" | "dispatcher" | "log">;
 export type Finished = Extract<FromNode, { type: "finished" }>;
@@ -54,14 +54,20 @@ function decide(task: OpenTask, message: Finished): Settlement {
   const common = { task, error: null, delayMs: 0, usage, splitState: undefined };
   switch (outcome.kind) {
     case "succeeded":
-      return { outcome: { ...common, event: "finish", attemptStatus: "succeeded" }, result: { result: outcome.result, head: outcome.head } };
+      return {
+        outcome: { ...common, event: "finish", attemptStatus: "succeeded" },
+        result: { result: outcome.result, head: outcome.head },
+      };
     case "split":
-      if (outcome.keys.length > TASKS_PER_JOB_MAX) return settleFailure(task, KEYS_LIMIT_ERROR, { retryable: false, attemptStatus: "failed", usage });
-      return { outcome: { ...common, event: "finish", attemptStatus: "succeeded", splitState: outcome.splitState }, keys: outcome.keys };
+      if (outcome.keys.length > TASKS_PER_JOB_MAX)
+        return settleFailure(task, KEYS_LIMIT_ERROR, { retryable: false, attemptStatus: "failed", usage });
+      return {
+        outcome: { ...common, event: "finish", attemptStatus: "succeeded", splitState: outcome.splitState },
+        keys: outcome.keys,
+      };
     case "failed":
       return settleFailure(task, outcome.error, { retryable: outcome.retryable, attemptStatus: "failed", usage });
     case "released":
       return { outcome: { ...common, event: "requeue", attemptStatus: "released" } };
   }
 }
-

@@ -1,4 +1,12 @@
-import { type EngineResult, type ErrorInfo, type FoundKey, HEAD_BYTES_MAX, type JobSpec, mintId, TASKS_PER_JOB_MAX } from "@frazil/contracts";
+import {
+  type EngineResult,
+  type ErrorInfo,
+  type FoundKey,
+  HEAD_BYTES_MAX,
+  type JobSpec,
+  mintId,
+  TASKS_PER_JOB_MAX,
+} from "@frazil/contracts";
 import { decideAfterFailure } from "../domain/after-failure.ts";
 import { type AttemptKey, type Deps, type JobRow, type OpenTask, type Sql, type TaskOutcome, topics } from "./deps.ts";
 
@@ -24,7 +32,13 @@ export function settleFailure(
   options: { retryable: boolean; attemptStatus: "failed" | "lost"; usage: TaskOutcome["usage"] },
 ): Settlement {
   const after = decideAfterFailure(
-    { code: error.code, retryable: options.retryable, attempt: task.attempt, attemptsMax: task.attempts_max, publishing: task.status === "publishing" },
+    {
+      code: error.code,
+      retryable: options.retryable,
+      attempt: task.attempt,
+      attemptsMax: task.attempts_max,
+      publishing: task.status === "publishing",
+    },
     Math.random(),
   );
   const common = { task, attemptStatus: options.attemptStatus, error, usage: options.usage, splitState: undefined };
@@ -39,13 +53,23 @@ export async function settle(deps: SettleDeps, sql: Sql, settlements: readonly S
   for (const jobId of [...byJob.keys()].sort()) {
     rows.set(jobId, await deps.db.jobs.tallyJob(sql, tallyOf(jobId, byJob.get(jobId) as Settlement[])));
   }
-  await deps.db.tasks.applyOutcomes(sql, settlements.map((one) => one.outcome));
+  await deps.db.tasks.applyOutcomes(
+    sql,
+    settlements.map((one) => one.outcome),
+  );
   await insertResults(deps, sql, settlements, rows);
   const jobs: JobRow[] = [];
   const cancelled: (AttemptKey & { nodeId: string })[] = [];
   for (const [jobId, row] of rows) {
-    const keys = (byJob.get(jobId) as Settlement[]).flatMap((one) => (one.keys ?? []).map((key) => ({ key, parent: one.outcome.task })));
-    if (keys.length > 0) await deps.db.tasks.insertKeyTasks(sql, jobId, keys.map(({ key, parent }) => ({ id: mintId("task"), parent, ...key })));
+    const keys = (byJob.get(jobId) as Settlement[]).flatMap((one) =>
+      (one.keys ?? []).map((key) => ({ key, parent: one.outcome.task })),
+    );
+    if (keys.length > 0)
+      await deps.db.tasks.insertKeyTasks(
+        sql,
+        jobId,
+        keys.map(({ key, parent }) => ({ id: mintId("task"), parent, ...key })),
+      );
     const stopped = await cancelRest(deps, sql, row);
     cancelled.push(...stopped.cancelled);
     jobs.push(await deps.db.jobs.endJobIfDone(sql, stopped.job));
@@ -67,12 +91,24 @@ function tallyOf(jobId: string, settlements: readonly Settlement[]) {
   return tally;
 }
 
-async function insertResults(deps: SettleDeps, sql: Sql, settlements: readonly Settlement[], jobs: ReadonlyMap<string, JobRow>): Promise<void> {
+async function insertResults(
+  deps: SettleDeps,
+  sql: Sql,
+  settlements: readonly Settlement[],
+  jobs: ReadonlyMap<string, JobRow>,
+): Promise<void> {
   const results = settlements.flatMap(({ outcome, result }) => {
     if (result === undefined) return [];
     const head = result.head === null ? null : Buffer.from(result.head, "base64");
     const spec = (jobs.get(outcome.task.job_id) as JobRow).spec;
-    return [{ task: outcome.task, result: result.result, format: spec.output.format, head: head !== null && head.length <= HEAD_BYTES_MAX ? head : null }];
+    return [
+      {
+        task: outcome.task,
+        result: result.result,
+        format: spec.output.format,
+        head: head !== null && head.length <= HEAD_BYTES_MAX ? head : null,
+      },
+    ];
   });
   if (results.length > 0) await deps.db.results.insertResults(sql, results);
 }
@@ -88,8 +124,17 @@ export async function cancelOpenTasks(deps: SettleDeps, sql: Sql, job: JobRow) {
   const tasks = await deps.db.tasks.cancelTasks(sql, job.id);
   if (tasks.length === 0) return { job, cancelled: [] };
   const splits = tasks.filter((task) => task.kind === "split").length;
-  const counted = await deps.db.jobs.tallyJob(sql, { jobId: job.id, succeeded: 0, failed: 0, cancelled: tasks.length, splitsDone: splits, added: splits });
-  const cancelled = tasks.flatMap((task) => (task.node_id === null ? [] : [{ taskId: task.id, attempt: task.attempt, nodeId: task.node_id }]));
+  const counted = await deps.db.jobs.tallyJob(sql, {
+    jobId: job.id,
+    succeeded: 0,
+    failed: 0,
+    cancelled: tasks.length,
+    splitsDone: splits,
+    added: splits,
+  });
+  const cancelled = tasks.flatMap((task) =>
+    task.node_id === null ? [] : [{ taskId: task.id, attempt: task.attempt, nodeId: task.node_id }],
+  );
   return { job: counted, cancelled };
 }
 
@@ -100,7 +145,16 @@ export function announceSettled(deps: SettleDeps, settled: Settled): void {
     deps.changes.notify(topics.job(job.id));
     if (job.cluster_id !== null) deps.changes.notify(topics.room(job.cluster_id));
     if (job.finished_at !== null) {
-      deps.log.info({ job: job.id, status: job.status, succeeded: job.tasks_succeeded, failed: job.tasks_failed, cancelled: job.tasks_cancelled }, "job ended");
+      deps.log.info(
+        {
+          job: job.id,
+          status: job.status,
+          succeeded: job.tasks_succeeded,
+          failed: job.tasks_failed,
+          cancelled: job.tasks_cancelled,
+        },
+        "job ended",
+      );
     }
   }
 }
@@ -129,7 +183,11 @@ async function settleLost(deps: SettleDeps, lock: (sql: Sql) => Promise<OpenTask
     const tasks = await lock(sql);
     if (tasks.length === 0) return undefined;
     deps.log.warn({ tasks: tasks.length, nodes: [...new Set(tasks.map((task) => task.node_id))] }, "leases lost");
-    return settle(deps, sql, tasks.map((task) => settleFailure(task, LOST, { retryable: true, attemptStatus: "lost", usage: null })));
+    return settle(
+      deps,
+      sql,
+      tasks.map((task) => settleFailure(task, LOST, { retryable: true, attemptStatus: "lost", usage: null })),
+    );
   });
   if (settled !== undefined) announceSettled(deps, settled);
 }
@@ -139,7 +197,14 @@ export async function endJobWithout(deps: SettleDeps, jobId: string, error: Erro
   const settled = await deps.pool.transact(async (sql): Promise<Settled> => {
     const failed = await deps.db.tasks.failQueued(sql, jobId, error);
     const splits = failed.filter((task) => task.kind === "split").length;
-    const job = await deps.db.jobs.tallyJob(sql, { jobId, succeeded: 0, failed: failed.length, cancelled: 0, splitsDone: splits, added: splits });
+    const job = await deps.db.jobs.tallyJob(sql, {
+      jobId,
+      succeeded: 0,
+      failed: failed.length,
+      cancelled: 0,
+      splitsDone: splits,
+      added: splits,
+    });
     const stopped = await cancelOpenTasks(deps, sql, job);
     return { jobs: [await deps.db.jobs.endJobIfDone(sql, stopped.job)], cancelled: stopped.cancelled };
   });
@@ -149,7 +214,14 @@ export async function endJobWithout(deps: SettleDeps, jobId: string, error: Erro
 /** Step: ends a job of which nothing is open. */
 export async function finish(deps: SettleDeps, jobId: string): Promise<void> {
   const job = await deps.pool.transact(async (sql) => {
-    const row = await deps.db.jobs.tallyJob(sql, { jobId, succeeded: 0, failed: 0, cancelled: 0, splitsDone: 0, added: 0 });
+    const row = await deps.db.jobs.tallyJob(sql, {
+      jobId,
+      succeeded: 0,
+      failed: 0,
+      cancelled: 0,
+      splitsDone: 0,
+      added: 0,
+    });
     return deps.db.jobs.endJobIfDone(sql, row);
   });
   announceSettled(deps, { jobs: [job], cancelled: [] });

@@ -16,13 +16,43 @@ export interface Step {
 
 /** The way of a job and of a cluster, but for what runs at once in a request or a node's message (submit, lease, record). */
 export const STEPS = {
-  place: { find: (deps) => deps.db.jobs.findUnplaced(deps.pool, FOUND_MAX), run: place, timeoutMs: 10_000, everyMs: 2_000 },
-  provision: { find: (deps) => deps.db.clusters.findDueClusters(deps.pool, ["requested"], FOUND_MAX), run: provision, timeoutMs: 60_000, everyMs: 2_000 },
-  supervise: { find: (deps) => deps.db.clusters.findDueClusters(deps.pool, ["starting", "ready"], FOUND_MAX), run: supervise, timeoutMs: 60_000, everyMs: 1_000 },
-  stop_idle: { find: (deps) => deps.db.clusters.findIdleClusters(deps.pool, FOUND_MAX), run: stopIdle, timeoutMs: 10_000, everyMs: 2_000 },
-  stop: { find: (deps) => deps.db.clusters.findDueClusters(deps.pool, ["stopping"], FOUND_MAX), run: tearDown, timeoutMs: 60_000, everyMs: 1_000 },
+  place: {
+    find: (deps) => deps.db.jobs.findUnplaced(deps.pool, FOUND_MAX),
+    run: place,
+    timeoutMs: 10_000,
+    everyMs: 2_000,
+  },
+  provision: {
+    find: (deps) => deps.db.clusters.findDueClusters(deps.pool, ["requested"], FOUND_MAX),
+    run: provision,
+    timeoutMs: 60_000,
+    everyMs: 2_000,
+  },
+  supervise: {
+    find: (deps) => deps.db.clusters.findDueClusters(deps.pool, ["starting", "ready"], FOUND_MAX),
+    run: supervise,
+    timeoutMs: 60_000,
+    everyMs: 1_000,
+  },
+  stop_idle: {
+    find: (deps) => deps.db.clusters.findIdleClusters(deps.pool, FOUND_MAX),
+    run: stopIdle,
+    timeoutMs: 10_000,
+    everyMs: 2_000,
+  },
+  stop: {
+    find: (deps) => deps.db.clusters.findDueClusters(deps.pool, ["stopping"], FOUND_MAX),
+    run: tearDown,
+    timeoutMs: 60_000,
+    everyMs: 1_000,
+  },
   expire: { find: async () => ["leases"], run: expire, timeoutMs: 30_000, everyMs: 1_000 },
-  finish: { find: (deps) => deps.db.jobs.findUnfinished(deps.pool, FOUND_MAX), run: finish, timeoutMs: 30_000, everyMs: 5_000 },
+  finish: {
+    find: (deps) => deps.db.jobs.findUnfinished(deps.pool, FOUND_MAX),
+    run: finish,
+    timeoutMs: 30_000,
+    everyMs: 5_000,
+  },
   dispatch: {
     find: (deps) => deps.db.tasks.findClustersWithDueTasks(deps.pool),
     run: async (deps, clusterId) => deps.dispatcher.wake(clusterId),

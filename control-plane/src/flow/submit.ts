@@ -1,5 +1,15 @@
 import { createHash } from "node:crypto";
-import { type ClusterShape, type JobMode, type JobSpec, mintId, type Plan, PLAN_BYTES_MAX, Problem, type TaskKind, TASKS_PER_JOB_MAX } from "@frazil/contracts";
+import {
+  type ClusterShape,
+  type JobMode,
+  type JobSpec,
+  mintId,
+  PLAN_BYTES_MAX,
+  type Plan,
+  Problem,
+  TASKS_PER_JOB_MAX,
+  type TaskKind,
+} from "@frazil/contracts";
 import { checkPlanBytes, checkRelease, checkSpec } from "../domain/check-spec.ts";
 import { hashShape, shapeOf } from "../domain/shape.ts";
 import { type Deps, type JobRow, type NewPlan, type NewTasks, type Sql, topics, type WorkspaceRow } from "./deps.ts";
@@ -19,17 +29,29 @@ export function planBytes(plan: Plan, spec: JobSpec): Buffer {
     return Buffer.from(plan.text, "utf8");
   }
   const bytes = Buffer.from(plan.data, "base64");
-  if (bytes.length > PLAN_BYTES_MAX) throw new Problem("too_large", `A plan may have ${PLAN_BYTES_MAX} bytes; scan large data from storage.`);
+  if (bytes.length > PLAN_BYTES_MAX)
+    throw new Problem("too_large", `A plan may have ${PLAN_BYTES_MAX} bytes; scan large data from storage.`);
   checkPlanBytes(bytes, spec);
   return bytes;
 }
 
 export function sealPlan(deps: Pick<Deps, "sealer">, workspaceId: string, kind: Plan["kind"], bytes: Buffer): NewPlan {
-  return { kind, hash: deps.sealer.hash(bytes, `${workspaceId} ${kind}`), sealed: deps.sealer.seal(bytes, workspaceId), sizeBytes: bytes.length };
+  return {
+    kind,
+    hash: deps.sealer.hash(bytes, `${workspaceId} ${kind}`),
+    sealed: deps.sealer.seal(bytes, workspaceId),
+    sizeBytes: bytes.length,
+  };
 }
 
 /** Accepts one query: a single task, or one that finds the keys of a partitioned job. */
-export async function submitOne(deps: SubmitDeps, submitter: Submitter, spec: JobSpec, plan: Plan, body: Uint8Array): Promise<JobRow> {
+export async function submitOne(
+  deps: SubmitDeps,
+  submitter: Submitter,
+  spec: JobSpec,
+  plan: Plan,
+  body: Uint8Array,
+): Promise<JobRow> {
   const { workspace } = submitter;
   const sealed = sealPlan(deps, workspace.id, plan.kind, planBytes(plan, spec));
   const mode = spec.partitionBy === null ? "single" : "partitioned";
@@ -50,9 +72,13 @@ export async function submitMany(
   planIds: readonly string[],
   requestHash: Buffer,
 ): Promise<JobRow> {
-  if (planIds.length === 0) throw new Problem("unprocessable", "There is no frame in this submission; send at least one.");
+  if (planIds.length === 0)
+    throw new Problem("unprocessable", "There is no frame in this submission; send at least one.");
   if (planIds.length > TASKS_PER_JOB_MAX) {
-    throw new Problem("limit_exceeded", `A job may have ${TASKS_PER_JOB_MAX} tasks, this one has ${planIds.length}; send it as several jobs.`);
+    throw new Problem(
+      "limit_exceeded",
+      `A job may have ${TASKS_PER_JOB_MAX} tasks, this one has ${planIds.length}; send it as several jobs.`,
+    );
   }
   const draft = await draftJob(deps, submitter, spec, "many", requestHash);
   return accept(deps, draft, async () => ({
@@ -98,9 +124,13 @@ async function chooseTarget(deps: SubmitDeps, workspace: WorkspaceRow, spec: Job
   const context = spec.context ?? workspace.default_context;
   if (spec.clusterId === null) return { context, shape: shapeOf(context), clusterId: null };
   const cluster = await deps.db.clusters.loadCluster(deps.pool, spec.clusterId);
-  if (cluster === undefined || cluster.workspace_id !== workspace.id) throw new Problem("not_found", `There is no cluster ${spec.clusterId}.`);
+  if (cluster === undefined || cluster.workspace_id !== workspace.id)
+    throw new Problem("not_found", `There is no cluster ${spec.clusterId}.`);
   if (!["requested", "starting", "ready"].includes(cluster.status)) {
-    throw new Problem("conflict", `Cluster ${cluster.id} is ${cluster.status}; start a new one, or leave the cluster out.`);
+    throw new Problem(
+      "conflict",
+      `Cluster ${cluster.id} is ${cluster.status}; start a new one, or leave the cluster out.`,
+    );
   }
   return { context: { ...context, ...cluster.shape }, shape: cluster.shape, clusterId: cluster.id };
 }
@@ -108,7 +138,10 @@ async function chooseTarget(deps: SubmitDeps, workspace: WorkspaceRow, spec: Job
 export function cloudOf(deps: Pick<Deps, "clouds">, shape: ClusterShape) {
   const cloud = deps.clouds.get(shape.cloud);
   if (cloud === undefined) {
-    throw new Problem("not_available", `The cloud "${shape.cloud}" is not connected; this installation has ${[...deps.clouds.keys()].join(", ")}.`);
+    throw new Problem(
+      "not_available",
+      `The cloud "${shape.cloud}" is not connected; this installation has ${[...deps.clouds.keys()].join(", ")}.`,
+    );
   }
   return cloud;
 }
@@ -119,7 +152,10 @@ function withoutSecrets(spec: JobSpec): JobSpec {
     ...spec,
     context: spec.context === null ? null : { ...spec.context, env: {} },
     output: { ...spec.output, storageOptions: {}, options: {} },
-    partitionBy: spec.partitionBy === null ? null : { ...spec.partitionBy, keys: spec.partitionBy.keys.map((key) => ({ ...key, expr: null })) },
+    partitionBy:
+      spec.partitionBy === null
+        ? null
+        : { ...spec.partitionBy, keys: spec.partitionBy.keys.map((key) => ({ ...key, expr: null })) },
   };
 }
 
@@ -135,14 +171,21 @@ async function accept(deps: SubmitDeps, draft: Draft, makeTasks: (sql: Sql) => P
 export function announce(deps: Pick<Deps, "changes" | "queue" | "log">, job: JobRow): void {
   if (job.cluster_id === null) deps.queue.send("place", job.id);
   else deps.changes.notify(topics.room(job.cluster_id));
-  deps.log.info({ job: job.id, workspace: job.workspace_id, mode: job.mode, tasks: job.tasks_total, cluster: job.cluster_id }, "submitted");
+  deps.log.info(
+    { job: job.id, workspace: job.workspace_id, mode: job.mode, tasks: job.tasks_total, cluster: job.cluster_id },
+    "submitted",
+  );
 }
 
 async function repeated(deps: SubmitDeps, draft: Draft): Promise<JobRow> {
   const before = await deps.db.jobs.findJobByKey(deps.pool, draft.workspaceId, draft.idempotencyKey as string);
-  if (before === undefined) throw new Problem("unavailable", "The first submission with this idempotency key is not complete; send it again.");
+  if (before === undefined)
+    throw new Problem("unavailable", "The first submission with this idempotency key is not complete; send it again.");
   if (before.request_hash === null || !before.request_hash.equals(draft.requestHash as Buffer)) {
-    throw new Problem("idempotency_mismatch", "This idempotency key was used before with another body; use a new key for another submission.");
+    throw new Problem(
+      "idempotency_mismatch",
+      "This idempotency key was used before with another body; use a new key for another submission.",
+    );
   }
   return before;
 }

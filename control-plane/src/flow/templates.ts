@@ -4,7 +4,9 @@ import type { Deps, JobRow } from "./deps.ts";
 /** Templates kept per process: jobs that were leased lately. */
 const KEPT_MAX = 500;
 
-export type TemplateSource = (jobId: string) => Promise<{ template: RunTemplate; job: Pick<JobRow, "mode" | "user_name"> }>;
+export type TemplateSource = (
+  jobId: string,
+) => Promise<{ template: RunTemplate; job: Pick<JobRow, "mode" | "user_name"> }>;
 
 /** Makes (and keeps for a while) what all runs of a job share. Secrets are opened here, and only leave to the nodes of the job's own workspace. */
 export function keepTemplates(deps: Pick<Deps, "db" | "pool" | "sealer">): TemplateSource {

@@ -10,7 +10,12 @@ import { parse } from "./submission.ts";
 
 const BODY_BYTES_MAX = 64 * 1024 * 1024;
 const Messages = z.object({ messages: z.array(FromNode).max(1_000) });
-const LeaseQuery = z.object({ tasks: z.array(z.object({ taskId: z.string(), attempt: z.number().int() })).min(1).max(2_000) });
+const LeaseQuery = z.object({
+  tasks: z
+    .array(z.object({ taskId: z.string(), attempt: z.number().int() }))
+    .min(1)
+    .max(2_000),
+});
 const LogBatch = z.object({ lines: z.array(NodeLogLine).max(LOG_BATCH_LINES_MAX) });
 
 /** What agents call beside their connection. Not part of the public API. */
@@ -41,11 +46,14 @@ export function agentRoutes(deps: NodeDeps): Hono<AppEnv> {
     const planId = PlanId.safeParse(c.req.param("id"));
     const sealed = planId.success ? await deps.db.plans.loadSealedPlan(deps.pool, workspaceId, planId.data) : undefined;
     if (sealed === undefined) throw new Problem("not_found", "There is no such plan in this node's workspace.");
-    return c.body(new Uint8Array(deps.sealer.open(sealed, workspaceId)), 200, { "content-type": "application/octet-stream" });
+    return c.body(new Uint8Array(deps.sealer.open(sealed, workspaceId)), 200, {
+      "content-type": "application/octet-stream",
+    });
   });
   app.post("/v1/agent/logs", node, async (c) => {
     const { lines } = await readBody(c, LogBatch);
-    for (const jobId of await deps.db.logs.appendLogs(deps.pool, c.get("node").id, lines)) deps.changes.notify(topics.job(jobId));
+    for (const jobId of await deps.db.logs.appendLogs(deps.pool, c.get("node").id, lines))
+      deps.changes.notify(topics.job(jobId));
     return c.body(null, 204);
   });
   return app;

@@ -38,14 +38,21 @@ export function makeApp(deps: AppDeps): OpenAPIHono<AppEnv> {
   app.route("/", jobRoutes(deps));
   app.route("/", eventRoutes(deps));
   app.route("/", clusterRoutes(deps));
-  app.openAPIRegistry.registerComponent("securitySchemes", "token", { type: "http", scheme: "bearer", description: "A token such as frz_..." });
+  app.openAPIRegistry.registerComponent("securitySchemes", "token", {
+    type: "http",
+    scheme: "bearer",
+    description: "A token such as frz_...",
+  });
   app.get("/openapi.json", (c) => c.json(describeApi(app)));
   return app;
 }
 
 /** The OpenAPI document of the public routes. */
 export function describeApi(app: OpenAPIHono<AppEnv>) {
-  return app.getOpenAPI31Document({ openapi: "3.1.0", info: { title: "Frazil", version: VERSION, description: "Runs Polars queries on machines in your own cloud." } });
+  return app.getOpenAPI31Document({
+    openapi: "3.1.0",
+    info: { title: "Frazil", version: VERSION, description: "Runs Polars queries on machines in your own cloud." },
+  });
 }
 
 function health(app: OpenAPIHono<AppEnv>, deps: AppDeps): void {
@@ -53,8 +60,11 @@ function health(app: OpenAPIHono<AppEnv>, deps: AppDeps): void {
   app.get("/readyz", async (c) => {
     const ping = deps.pool.query({ text: "SELECT 1" }).then(() => true);
     const late = new Promise<boolean>((resolve) => setTimeout(() => resolve(false), READY_TIMEOUT_MS).unref());
-    if (!(await Promise.race([ping.catch(() => false), late]))) throw new Problem("unavailable", "The database does not answer.");
+    if (!(await Promise.race([ping.catch(() => false), late])))
+      throw new Problem("unavailable", "The database does not answer.");
     return c.json({ status: "ready" });
   });
-  app.get("/metrics", async (c) => c.body(await deps.metrics.render(), 200, { "content-type": deps.metrics.contentType }));
+  app.get("/metrics", async (c) =>
+    c.body(await deps.metrics.render(), 200, { "content-type": deps.metrics.contentType }),
+  );
 }

@@ -14,7 +14,8 @@ export interface AppEnv {
 /** A token that was good is taken as good for so long; a revoked one works that much longer at most. */
 const KEPT_MS = 5_000;
 const KEPT_MAX = 10_000;
-const REFUSAL = "Send a valid token as `Authorization: Bearer frz_...`; `pc login` or the one who runs this installation gives you one.";
+const REFUSAL =
+  "Send a valid token as `Authorization: Bearer frz_...`; `pc login` or the one who runs this installation gives you one.";
 
 /** Users' tokens: sets `caller`, or answers 401. */
 export function requireToken(deps: Pick<Deps, "db" | "pool">) {
@@ -54,7 +55,10 @@ export function requireNode(deps: Pick<Deps, "db" | "pool">) {
   });
 }
 
-export async function findNode(deps: Pick<Deps, "db" | "pool">, authorization: string | undefined): Promise<ConnectedNode | undefined> {
+export async function findNode(
+  deps: Pick<Deps, "db" | "pool">,
+  authorization: string | undefined,
+): Promise<ConnectedNode | undefined> {
   const token = bearerOf(authorization);
   return token === undefined ? undefined : deps.db.clusters.findNodeByToken(deps.pool, hashToken(token));
 }

@@ -1,6 +1,15 @@
-import { Cluster, ClusterId, ClusterStatus, Me, mintId, pageOf, POLARS_RELEASES, Problem, StartCluster } from "@frazil/contracts";
+import {
+  Cluster,
+  ClusterId,
+  ClusterStatus,
+  Me,
+  mintId,
+  POLARS_RELEASES,
+  Problem,
+  pageOf,
+  StartCluster,
+} from "@frazil/contracts";
 import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
-import { pageClusters } from "../db/pages.ts";
 import { hashShape, shapeOf } from "../domain/shape.ts";
 import { stopCluster } from "../flow/place.ts";
 import { cloudOf } from "../flow/submit.ts";
@@ -64,8 +73,18 @@ export function clusterRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {
   const app = newApp();
   app.openapi(list, async (c) => {
     const { limit, cursor, status } = c.req.valid("query");
-    const rows = await pageClusters(deps.prisma, c.get("caller").workspaceId, status, idCursor(cursor), limit);
-    const items = await Promise.all(rows.map(async ({ row, nodes }) => viewCluster(row, nodes, await deps.db.clusters.countActiveJobs(deps.pool, row.id))));
+    const rows = await deps.db.pages.pageClusters(
+      deps.prisma,
+      c.get("caller").workspaceId,
+      status,
+      idCursor(cursor),
+      limit,
+    );
+    const items = await Promise.all(
+      rows.map(async ({ row, nodes }) =>
+        viewCluster(row, nodes, await deps.db.clusters.countActiveJobs(deps.pool, row.id)),
+      ),
+    );
     return c.json({ items, nextCursor: rows.length === limit ? (rows.at(-1)?.row.id ?? null) : null }, 200);
   });
   app.openapi(start, async (c) => {
@@ -74,12 +93,21 @@ export function clusterRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {
     const shape = shapeOf(context);
     const refusal = cloudOf(deps, shape).refusal(shape);
     if (refusal !== undefined) throw new Problem("not_available", refusal);
-    const draft = { id: mintId("cluster"), workspaceId, name, shape, shapeHash: hashShape(shape), idleTimeoutSeconds: context.idleTimeoutSeconds };
+    const draft = {
+      id: mintId("cluster"),
+      workspaceId,
+      name,
+      shape,
+      shapeHash: hashShape(shape),
+      idleTimeoutSeconds: context.idleTimeoutSeconds,
+    };
     const row = await deps.db.clusters.insertCluster(deps.pool, draft);
     deps.queue.send("provision", row.id);
     return c.json(viewCluster(row, { ready: 0, total: 0 }, 0), 202);
   });
-  app.openapi(get, async (c) => c.json(await readCluster(deps, c.get("caller").workspaceId, c.req.valid("param").id), 200));
+  app.openapi(get, async (c) =>
+    c.json(await readCluster(deps, c.get("caller").workspaceId, c.req.valid("param").id), 200),
+  );
   app.openapi(wait, async (c) => {
     const options = { seconds: c.req.valid("query").timeout, signal: c.req.raw.signal };
     return c.json(await waitForCluster(deps, c.get("caller").workspaceId, c.req.valid("param").id, options), 200);

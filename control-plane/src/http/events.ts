@@ -1,7 +1,6 @@
 import { isFinalJobStatus, JobId, type LogLine } from "@frazil/contracts";
 import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
 import { type SSEStreamingApi, streamSSE } from "hono/streaming";
-import { pageLogs } from "../db/pages.ts";
 import type { AppEnv } from "./auth.ts";
 import { newApp, problems, security } from "./openapi.ts";
 import { type HttpDeps, readJob, waitForJob } from "./reads.ts";
@@ -18,7 +17,13 @@ const events = createRoute({
   security,
   request: {
     params: z.object({ id: JobId }),
-    query: z.object({ after: z.string().regex(/^\d{1,15}$/).optional().describe("Id of the last log line that you have.") }),
+    query: z.object({
+      after: z
+        .string()
+        .regex(/^\d{1,15}$/)
+        .optional()
+        .describe("Id of the last log line that you have."),
+    }),
   },
   responses: {
     200: { description: "Events `job`, `log` and `end`", content: { "text/event-stream": { schema: z.string() } } },
@@ -33,12 +38,18 @@ export function eventRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {
     const { workspaceId } = c.get("caller");
     await readJob(deps, workspaceId, id);
     const after = BigInt(c.req.valid("query").after ?? c.req.header("last-event-id")?.match(/^\d{1,15}$/)?.[0] ?? "0");
-    return streamSSE(c, (stream) => follow(deps, stream, { workspaceId, jobId: id, after, signal: c.req.raw.signal })) as never;
+    return streamSSE(c, (stream) =>
+      follow(deps, stream, { workspaceId, jobId: id, after, signal: c.req.raw.signal }),
+    ) as never;
   });
   return app;
 }
 
-async function follow(deps: HttpDeps, stream: SSEStreamingApi, what: { workspaceId: string; jobId: string; after: bigint; signal: AbortSignal }) {
+async function follow(
+  deps: HttpDeps,
+  stream: SSEStreamingApi,
+  what: { workspaceId: string; jobId: string; after: bigint; signal: AbortSignal },
+) {
   const gone = new AbortController();
   stream.onAbort(() => gone.abort());
   const signal = AbortSignal.any([what.signal, gone.signal]);
@@ -65,7 +76,7 @@ async function follow(deps: HttpDeps, stream: SSEStreamingApi, what: { workspace
 async function sendLogs(deps: HttpDeps, stream: SSEStreamingApi, jobId: string, after: bigint): Promise<bigint> {
   let last = after;
   for (;;) {
-    const lines: LogLine[] = await pageLogs(deps.prisma, jobId, undefined, last, LOGS_PER_LOOK);
+    const lines: LogLine[] = await deps.db.pages.pageLogs(deps.prisma, jobId, undefined, last, LOGS_PER_LOOK);
     for (const line of lines) await stream.writeSSE({ event: "log", id: line.id, data: JSON.stringify(line) });
     last = BigInt(lines.at(-1)?.id ?? last);
     if (lines.length < LOGS_PER_LOOK) return last;

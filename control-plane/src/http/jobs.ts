@@ -1,6 +1,20 @@
+import {
+  FailureGroup,
+  Job,
+  JobId,
+  JobMode,
+  JobStatus,
+  LogLine,
+  Problem,
+  pageOf,
+  SubmitJob,
+  SubmitLine,
+  Task,
+  TaskId,
+  TaskResult,
+  TaskStatus,
+} from "@frazil/contracts";
 import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
-import { FailureGroup, Job, JobId, JobMode, JobStatus, LogLine, pageOf, Problem, SubmitJob, SubmitLine, Task, TaskId, TaskResult, TaskStatus } from "@frazil/contracts";
-import { groupFailures, pageJobs, pageLogs, pageTasks } from "../db/pages.ts";
 import { cancelJob } from "../flow/cancel.ts";
 import { retryJob } from "../flow/retry.ts";
 import type { AppEnv } from "./auth.ts";
@@ -27,7 +41,14 @@ const submit = createRoute({
         "application/x-ndjson": { schema: { $ref: "#/components/schemas/SubmitLine" } },
       },
     },
-    headers: z.object({ "idempotency-key": z.string().min(1).max(200).optional().describe("A repeat with the same key and body gives the same job.") }),
+    headers: z.object({
+      "idempotency-key": z
+        .string()
+        .min(1)
+        .max(200)
+        .optional()
+        .describe("A repeat with the same key and body gives the same job."),
+    }),
   },
   responses: { 202: jsonContent(Job, "Accepted"), ...problems(400, 404, 409, 413, 415, 422) },
 });
@@ -37,7 +58,12 @@ const list = createRoute({
   summary: "Jobs of the workspace, newest first",
   security,
   request: {
-    query: PageQuery.extend({ status: JobStatus.optional(), mode: JobMode.optional(), user: z.string().max(200).optional(), label: Label.optional() }),
+    query: PageQuery.extend({
+      status: JobStatus.optional(),
+      mode: JobMode.optional(),
+      user: z.string().max(200).optional(),
+      label: Label.optional(),
+    }),
   },
   responses: { 200: jsonContent(pageOf(Job), "A page"), ...problems(400) },
 });
@@ -54,7 +80,10 @@ const wait = createRoute({
   path: "/v1/jobs/{id}/wait",
   summary: "Wait for a job's end, or for its next change",
   security,
-  request: { params: JobParam, query: z.object({ timeout: WaitSeconds.default(30), revision: z.coerce.number().int().min(0).optional() }) },
+  request: {
+    params: JobParam,
+    query: z.object({ timeout: WaitSeconds.default(30), revision: z.coerce.number().int().min(0).optional() }),
+  },
   responses: { 200: jsonContent(Job, "The job as it is then"), ...problems(400, 404) },
 });
 const tasks = createRoute({
@@ -79,7 +108,10 @@ const failures = createRoute({
   summary: "Failures of a job, grouped by error",
   security,
   request: { params: JobParam },
-  responses: { 200: jsonContent(z.object({ groups: z.array(FailureGroup) }), "Groups, most frequent first"), ...problems(400, 404) },
+  responses: {
+    200: jsonContent(z.object({ groups: z.array(FailureGroup) }), "Groups, most frequent first"),
+    ...problems(400, 404),
+  },
 });
 const logs = createRoute({
   method: "get",
@@ -87,7 +119,13 @@ const logs = createRoute({
   summary: "What the job's code printed",
   security,
   request: { params: JobParam, query: PageQuery.extend({ taskId: TaskId.optional() }) },
-  responses: { 200: jsonContent(pageOf(LogLine), "A page; nextCursor is set as long as there are lines, so that it can be followed"), ...problems(400, 404) },
+  responses: {
+    200: jsonContent(
+      pageOf(LogLine),
+      "A page; nextCursor is set as long as there are lines, so that it can be followed",
+    ),
+    ...problems(400, 404),
+  },
 });
 const cancel = createRoute({
   method: "post",
@@ -146,7 +184,8 @@ function submissions(app: OpenAPIHono<AppEnv>, deps: HttpDeps): void {
     const submitter = { workspace, user, idempotencyKey: c.req.valid("header")["idempotency-key"] ?? null };
     const type = (c.req.header("content-type") ?? "").split(";")[0]?.trim().toLowerCase();
     const read = type === "application/json" ? readOne : type === "application/x-ndjson" ? readMany : undefined;
-    if (read === undefined) throw new Problem("unsupported_media_type", "Send application/json (one query) or application/x-ndjson (many).");
+    if (read === undefined)
+      throw new Problem("unsupported_media_type", "Send application/json (one query) or application/x-ndjson (many).");
     const row = await read(deps, submitter, c.req.raw.body);
     const { wait: seconds } = c.req.valid("query");
     if (seconds === 0) return c.json(viewJob(row, null), 202);
@@ -159,29 +198,53 @@ function lists(app: OpenAPIHono<AppEnv>, deps: HttpDeps): void {
     const { limit, cursor, label, ...filter } = c.req.valid("query");
     const at = label?.indexOf(":") ?? 0;
     const wanted = label === undefined ? undefined : { key: label.slice(0, at), value: label.slice(at + 1) };
-    const rows = await pageJobs(deps.prisma, c.get("caller").workspaceId, { ...filter, label: wanted }, idCursor(cursor), limit);
-    return c.json({ items: rows.map((row) => viewJob(row, null)), nextCursor: rows.length === limit ? (rows.at(-1)?.id ?? null) : null }, 200);
+    const rows = await deps.db.pages.pageJobs(
+      deps.prisma,
+      c.get("caller").workspaceId,
+      { ...filter, label: wanted },
+      idCursor(cursor),
+      limit,
+    );
+    return c.json(
+      {
+        items: rows.map((row) => viewJob(row, null)),
+        nextCursor: rows.length === limit ? (rows.at(-1)?.id ?? null) : null,
+      },
+      200,
+    );
   });
   app.openapi(tasks, async (c) => {
     const { limit, cursor, status } = c.req.valid("query");
     const job = await readJob(deps, c.get("caller").workspaceId, c.req.valid("param").id);
-    const rows = await pageTasks(deps.prisma, job.id, status, numberCursor(cursor), limit);
-    return c.json({ items: rows.map((row) => row.task), nextCursor: rows.length === limit ? String(rows.at(-1)?.ordinal) : null }, 200);
+    const rows = await deps.db.pages.pageTasks(deps.prisma, job.id, status, numberCursor(cursor), limit);
+    return c.json(
+      { items: rows.map((row) => row.task), nextCursor: rows.length === limit ? String(rows.at(-1)?.ordinal) : null },
+      200,
+    );
   });
   app.openapi(results, async (c) => {
     const { limit, cursor } = c.req.valid("query");
     const job = await readJob(deps, c.get("caller").workspaceId, c.req.valid("param").id);
     const rows = await deps.db.results.listResults(deps.pool, job.id, numberCursor(cursor), limit);
-    return c.json({ items: rows.map((row) => row.result), nextCursor: rows.length === limit ? String(rows.at(-1)?.ordinal) : null }, 200);
+    return c.json(
+      { items: rows.map((row) => row.result), nextCursor: rows.length === limit ? String(rows.at(-1)?.ordinal) : null },
+      200,
+    );
   });
   app.openapi(failures, async (c) => {
     const job = await readJob(deps, c.get("caller").workspaceId, c.req.valid("param").id);
-    return c.json({ groups: await groupFailures(deps.pool, job.id) }, 200);
+    return c.json({ groups: await deps.db.pages.groupFailures(deps.pool, job.id) }, 200);
   });
   app.openapi(logs, async (c) => {
     const { limit, cursor, taskId } = c.req.valid("query");
     const job = await readJob(deps, c.get("caller").workspaceId, c.req.valid("param").id);
-    const lines = await pageLogs(deps.prisma, job.id, taskId, BigInt(Math.max(0, numberCursor(cursor))), limit);
+    const lines = await deps.db.pages.pageLogs(
+      deps.prisma,
+      job.id,
+      taskId,
+      BigInt(Math.max(0, numberCursor(cursor))),
+      limit,
+    );
     return c.json({ items: lines, nextCursor: lines.at(-1)?.id ?? null }, 200);
   });
 }

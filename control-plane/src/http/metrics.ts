@@ -19,17 +19,31 @@ export function makeMetrics(deps: Pick<Deps, "pool" | "dispatcher">): Metrics {
     registers: [registry],
   });
   const gauge = (name: string, help: string, labelNames: string[], collect: (self: Gauge) => Promise<void> | void) =>
-    new Gauge({ name, help, labelNames, registers: [registry], async collect() {
-      this.reset();
-      await collect(this);
-    } });
+    new Gauge({
+      name,
+      help,
+      labelNames,
+      registers: [registry],
+      async collect() {
+        this.reset();
+        await collect(this);
+      },
+    });
   gauge("frazil_jobs_open", "Jobs that have not ended, by status.", ["status"], async (self) => {
-    const rows = await deps.pool.query<{ status: string; n: number }>({ text: "SELECT status, count(*)::int AS n FROM jobs WHERE status IN ('queued', 'running') GROUP BY 1" });
+    const rows = await deps.pool.query<{ status: string; n: number }>({
+      text: "SELECT status, count(*)::int AS n FROM jobs WHERE status IN ('queued', 'running') GROUP BY 1",
+    });
     for (const row of rows) self.set({ status: row.status }, row.n);
   });
-  gauge("frazil_nodes_connected", "Nodes connected to this process.", [], (self) => self.set(deps.dispatcher.stats().nodes));
-  gauge("frazil_slots", "Slots of the nodes connected to this process.", [], (self) => self.set(deps.dispatcher.stats().slots));
-  gauge("frazil_attempts_held", "Attempts leased to nodes connected to this process.", [], (self) => self.set(deps.dispatcher.stats().held));
+  gauge("frazil_nodes_connected", "Nodes connected to this process.", [], (self) =>
+    self.set(deps.dispatcher.stats().nodes),
+  );
+  gauge("frazil_slots", "Slots of the nodes connected to this process.", [], (self) =>
+    self.set(deps.dispatcher.stats().slots),
+  );
+  gauge("frazil_attempts_held", "Attempts leased to nodes connected to this process.", [], (self) =>
+    self.set(deps.dispatcher.stats().held),
+  );
   return {
     observeRequest: (method, status, ms) => requests.observe({ method, status }, ms / 1_000),
     render: () => registry.metrics(),

@@ -1,5 +1,5 @@
-import { OpenAPIHono, z } from "@hono/zod-openapi";
 import { PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, Problem, ProblemDocument, WAIT_SECONDS_MAX } from "@frazil/contracts";
+import { OpenAPIHono, z } from "@hono/zod-openapi";
 import type { AppEnv } from "./auth.ts";
 
 /** An app whose validation faults are problems. */
@@ -7,9 +7,13 @@ export function newApp(): OpenAPIHono<AppEnv> {
   return new OpenAPIHono<AppEnv>({
     defaultHook: (result) => {
       if (result.success) return;
-      const issues = result.error.issues.slice(0, 20).map((issue) => ({ path: issue.path.join("."), message: issue.message }));
+      const issues = result.error.issues
+        .slice(0, 20)
+        .map((issue) => ({ path: issue.path.join("."), message: issue.message }));
       const where = result.target === "json" ? "body" : result.target;
-      throw new Problem("invalid_request", `The ${where} does not fit: ${issues[0]?.path}: ${issues[0]?.message}`, { issues });
+      throw new Problem("invalid_request", `The ${where} does not fit: ${issues[0]?.path}: ${issues[0]?.message}`, {
+        issues,
+      });
     },
   });
 }
@@ -18,11 +22,21 @@ export function jsonContent<T extends z.ZodType>(schema: T, description: string)
   return { description, content: { "application/json": { schema } } };
 }
 
-const problemContent = (description: string) => ({ description, content: { "application/problem+json": { schema: ProblemDocument } } });
+const problemContent = (description: string) => ({
+  description,
+  content: { "application/problem+json": { schema: ProblemDocument } },
+});
 
 /** The problems that a route may answer, by HTTP status. 401, 500 and 503 may come from every route that takes a token. */
 export function problems(...statuses: (400 | 404 | 409 | 413 | 415 | 422)[]) {
-  const text = { 400: "Not valid", 404: "Not there, or not yours", 409: "Conflict", 413: "Too large", 415: "Content type not accepted", 422: "Can't be carried out" };
+  const text = {
+    400: "Not valid",
+    404: "Not there, or not yours",
+    409: "Conflict",
+    413: "Too large",
+    415: "Content type not accepted",
+    422: "Can't be carried out",
+  };
   const all = statuses.map((status) => [status, problemContent(text[status])] as const);
   return {
     ...(Object.fromEntries(all) as Record<(typeof statuses)[number], ReturnType<typeof problemContent>>),
@@ -45,12 +59,14 @@ export const WaitSeconds = z.coerce.number().min(0).max(WAIT_SECONDS_MAX);
 export function numberCursor(cursor: string | undefined): number {
   if (cursor === undefined) return -1;
   const value = /^\d{1,15}$/.test(cursor) ? Number(cursor) : Number.NaN;
-  if (Number.isNaN(value)) throw new Problem("invalid_request", "The cursor is not one of ours; give back nextCursor as it came.");
+  if (Number.isNaN(value))
+    throw new Problem("invalid_request", "The cursor is not one of ours; give back nextCursor as it came.");
   return value;
 }
 
 /** A cursor that is an id. */
 export function idCursor(cursor: string | undefined): string | undefined {
-  if (cursor !== undefined && !/^[a-z]{2,4}_[0-9a-z]{26}$/.test(cursor)) throw new Problem("invalid_request", "The cursor is not one of ours; give back nextCursor as it came.");
+  if (cursor !== undefined && !/^[a-z]{2,4}_[0-9a-z]{26}$/.test(cursor))
+    throw new Problem("invalid_request", "The cursor is not one of ours; give back nextCursor as it came.");
   return cursor;
 }

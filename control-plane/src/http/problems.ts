@@ -5,19 +5,30 @@ import type { Logger } from "pino";
 
 const RETRY_AFTER_SECONDS = "2";
 /** What Postgres and its driver say when the database, not the request, is in the way. */
-const UNAVAILABLE = /ECONNREFUSED|ECONNRESET|EPIPE|Connection terminated|timeout exceeded when trying to connect|the database system is|too many clients|terminating connection|No space left|could not extend|statement timeout/i;
+const UNAVAILABLE =
+  /ECONNREFUSED|ECONNRESET|EPIPE|Connection terminated|timeout exceeded when trying to connect|the database system is|too many clients|terminating connection|No space left|could not extend|statement timeout/i;
 const UNAVAILABLE_STATES = /^(08|53|57P0|58030)/;
 
 /** Turns whatever was thrown into a problem: callers' mistakes as they are, a database in trouble into 503, the rest into 500 without a word of the cause. */
 export function problemOf(error: unknown): Problem {
   if (error instanceof Problem) return error;
   if (error instanceof HTTPException) {
-    if (error.status === 413) return new Problem("too_large", "The request's body is larger than what is accepted here.");
-    return new Problem("invalid_request", error.message === "" ? "The request is not valid." : error.message, { cause: error });
+    if (error.status === 413)
+      return new Problem("too_large", "The request's body is larger than what is accepted here.");
+    return new Problem("invalid_request", error.message === "" ? "The request is not valid." : error.message, {
+      cause: error,
+    });
   }
   const { code, message } = error as { code?: unknown; message?: unknown };
-  if ((typeof code === "string" && UNAVAILABLE_STATES.test(code)) || UNAVAILABLE.test(`${String(code)} ${String(message)}`)) {
-    return new Problem("unavailable", "The database does not answer right now; nothing of this request was kept. Try again in a moment.", { cause: error });
+  if (
+    (typeof code === "string" && UNAVAILABLE_STATES.test(code)) ||
+    UNAVAILABLE.test(`${String(code)} ${String(message)}`)
+  ) {
+    return new Problem(
+      "unavailable",
+      "The database does not answer right now; nothing of this request was kept. Try again in a moment.",
+      { cause: error },
+    );
   }
   return new Problem("internal", "Something went wrong on our side; the server's log says more.", { cause: error });
 }
@@ -25,7 +36,8 @@ export function problemOf(error: unknown): Problem {
 export function answerProblem(c: Context, error: unknown, log: Logger): Response {
   const problem = problemOf(error);
   const kind = ERRORS[problem.code];
-  if (kind.http >= 500) log.error({ err: problem.cause ?? problem, code: problem.code, path: c.req.path }, "request failed");
+  if (kind.http >= 500)
+    log.error({ err: problem.cause ?? problem, code: problem.code, path: c.req.path }, "request failed");
   const headers: Record<string, string> = { "content-type": "application/problem+json" };
   if (kind.http === 503 || kind.http === 429) headers["retry-after"] = RETRY_AFTER_SECONDS;
   if (kind.http === 401) headers["www-authenticate"] = "Bearer";

@@ -1,10 +1,9 @@
 import { type Cluster, isFinalJobStatus, type Job, Problem } from "@frazil/contracts";
-import type { PrismaClient } from "../db/generated/client.ts";
-import { type Deps, topics } from "../flow/deps.ts";
+import { type Deps, type Prisma, topics } from "../flow/deps.ts";
 import { viewCluster, viewJob } from "./views.ts";
 
 export interface HttpDeps extends Deps {
-  readonly prisma: PrismaClient;
+  readonly prisma: Prisma;
 }
 
 /** A waiter looks again after this long even if nobody woke it. */
@@ -53,13 +52,29 @@ async function waitUntil<T>(
 
 export async function readCluster(deps: Deps, workspaceId: string, clusterId: string): Promise<Cluster> {
   const row = await deps.db.clusters.loadCluster(deps.pool, clusterId);
-  if (row === undefined || row.workspace_id !== workspaceId) throw new Problem("not_found", `There is no cluster ${clusterId} in this workspace.`);
+  if (row === undefined || row.workspace_id !== workspaceId)
+    throw new Problem("not_found", `There is no cluster ${clusterId} in this workspace.`);
   const nodes = await deps.db.clusters.listNodes(deps.pool, clusterId);
   const activeJobs = await deps.db.clusters.countActiveJobs(deps.pool, clusterId);
-  return viewCluster(row, { ready: nodes.filter((node) => node.status === "ready").length, total: nodes.length }, activeJobs);
+  return viewCluster(
+    row,
+    { ready: nodes.filter((node) => node.status === "ready").length, total: nodes.length },
+    activeJobs,
+  );
 }
 
-export async function waitForCluster(deps: Deps, workspaceId: string, clusterId: string, wait: { seconds: number; signal: AbortSignal }): Promise<Cluster> {
+export async function waitForCluster(
+  deps: Deps,
+  workspaceId: string,
+  clusterId: string,
+  wait: { seconds: number; signal: AbortSignal },
+): Promise<Cluster> {
   const settled: Cluster["status"][] = ["ready", "terminated"];
-  return waitUntil(deps, topics.cluster(clusterId), wait, () => readCluster(deps, workspaceId, clusterId), (cluster) => settled.includes(cluster.status));
+  return waitUntil(
+    deps,
+    topics.cluster(clusterId),
+    wait,
+    () => readCluster(deps, workspaceId, clusterId),
+    (cluster) => settled.includes(cluster.status),
+  );
 }

@@ -1,8 +1,15 @@
 import { createHash } from "node:crypto";
-import { type JobSpec, Problem, SUBMISSION_BYTES_MAX, SubmitJob, SubmitLine, TASKS_PER_JOB_MAX } from "@frazil/contracts";
+import {
+  type JobSpec,
+  Problem,
+  SUBMISSION_BYTES_MAX,
+  SubmitJob,
+  SubmitLine,
+  TASKS_PER_JOB_MAX,
+} from "@frazil/contracts";
 import type { z } from "zod";
 import type { Deps, JobRow, NewPlan } from "../flow/deps.ts";
-import { planBytes, sealPlan, submitMany, submitOne, type Submitter } from "../flow/submit.ts";
+import { planBytes, type Submitter, sealPlan, submitMany, submitOne } from "../flow/submit.ts";
 
 type SubmissionDeps = Pick<Deps, "pool" | "db" | "sealer" | "clouds" | "queue" | "changes" | "log">;
 
@@ -14,7 +21,11 @@ const LINE_BYTES_MAX = 90 * 1024 * 1024;
 const JSON_BODY_BYTES_MAX = 96 * 1024 * 1024;
 
 /** `application/json`: one query. */
-export async function readOne(deps: SubmissionDeps, submitter: Submitter, body: ReadableStream<Uint8Array> | null): Promise<JobRow> {
+export async function readOne(
+  deps: SubmissionDeps,
+  submitter: Submitter,
+  body: ReadableStream<Uint8Array> | null,
+): Promise<JobRow> {
   const bytes = await readAll(body, JSON_BODY_BYTES_MAX);
   const { spec, plan } = parse(SubmitJob, parseJson(bytes.toString("utf8"), "The body"), "The body");
   return submitOne(deps, submitter, spec, plan, bytes);
@@ -24,7 +35,11 @@ export async function readOne(deps: SubmissionDeps, submitter: Submitter, body: 
  * `application/x-ndjson`: many frames. Plans are stored as they come, so that memory holds a few plans and one id per frame, however long the stream is;
  * the job is written when the stream is complete.
  */
-export async function readMany(deps: SubmissionDeps, submitter: Submitter, body: ReadableStream<Uint8Array> | null): Promise<JobRow> {
+export async function readMany(
+  deps: SubmissionDeps,
+  submitter: Submitter,
+  body: ReadableStream<Uint8Array> | null,
+): Promise<JobRow> {
   const digest = createHash("sha256");
   const planIds = new Map<number, string>();
   const frames: number[] = [];
@@ -32,8 +47,17 @@ export async function readMany(deps: SubmissionDeps, submitter: Submitter, body:
   let waiting: { number: number; plan: NewPlan }[] = [];
   let waitingBytes = 0;
   const store = async () => {
-    const ids = await deps.db.plans.storePlans(deps.pool, submitter.workspace.id, distinct(waiting.map((one) => one.plan)));
-    const byHash = new Map(distinct(waiting.map((one) => one.plan)).map((plan, index) => [plan.hash.toString("base64"), ids[index] as string]));
+    const ids = await deps.db.plans.storePlans(
+      deps.pool,
+      submitter.workspace.id,
+      distinct(waiting.map((one) => one.plan)),
+    );
+    const byHash = new Map(
+      distinct(waiting.map((one) => one.plan)).map((plan, index) => [
+        plan.hash.toString("base64"),
+        ids[index] as string,
+      ]),
+    );
     for (const { number, plan } of waiting) planIds.set(number, byHash.get(plan.hash.toString("base64")) as string);
     waiting = [];
     waitingBytes = 0;
@@ -43,7 +67,8 @@ export async function readMany(deps: SubmissionDeps, submitter: Submitter, body:
     at += 1;
     const line = parse(SubmitLine, parseJson(text, `Line ${at}`), `Line ${at}`);
     if (line.line === "header") {
-      if (spec !== undefined) throw new Problem("invalid_request", `Line ${at} is a second header; there is one, and it comes first.`);
+      if (spec !== undefined)
+        throw new Problem("invalid_request", `Line ${at} is a second header; there is one, and it comes first.`);
       spec = line.spec;
       continue;
     }
@@ -51,7 +76,10 @@ export async function readMany(deps: SubmissionDeps, submitter: Submitter, body:
     if (line.line === "frames") {
       for (const number of line.plans) frames.push(number);
       if (frames.length > TASKS_PER_JOB_MAX) {
-        throw new Problem("limit_exceeded", `A job may have ${TASKS_PER_JOB_MAX} tasks; send this submission as several jobs.`);
+        throw new Problem(
+          "limit_exceeded",
+          `A job may have ${TASKS_PER_JOB_MAX} tasks; send this submission as several jobs.`,
+        );
       }
       continue;
     }
@@ -61,8 +89,15 @@ export async function readMany(deps: SubmissionDeps, submitter: Submitter, body:
     if (waiting.length >= PLANS_PER_WRITE || waitingBytes >= WRITE_BYTES) await store();
   }
   if (waiting.length > 0) await store();
-  if (spec === undefined) throw new Problem("invalid_request", "The stream is empty; its first line must be the header.");
-  return submitMany(deps, submitter, spec, frames.map((number) => planOf(planIds, number)), digest.digest());
+  if (spec === undefined)
+    throw new Problem("invalid_request", "The stream is empty; its first line must be the header.");
+  return submitMany(
+    deps,
+    submitter,
+    spec,
+    frames.map((number) => planOf(planIds, number)),
+    digest.digest(),
+  );
 }
 
 function planOf(planIds: ReadonlyMap<number, string>, number: number): string {
@@ -80,20 +115,28 @@ async function readAll(body: ReadableStream<Uint8Array> | null, bytesMax: number
   let bytes = 0;
   for await (const chunk of body ?? []) {
     bytes += chunk.length;
-    if (bytes > bytesMax) throw new Problem("too_large", `The body may have ${bytesMax} bytes; scan large data from storage instead of sending it in the plan.`);
+    if (bytes > bytesMax)
+      throw new Problem(
+        "too_large",
+        `The body may have ${bytesMax} bytes; scan large data from storage instead of sending it in the plan.`,
+      );
     chunks.push(chunk);
   }
   return Buffer.concat(chunks);
 }
 
-async function* readLines(body: ReadableStream<Uint8Array> | null, digest: ReturnType<typeof createHash>): AsyncGenerator<string> {
+async function* readLines(
+  body: ReadableStream<Uint8Array> | null,
+  digest: ReturnType<typeof createHash>,
+): AsyncGenerator<string> {
   let rest: Buffer[] = [];
   let restBytes = 0;
   let total = 0;
   for await (const chunk of body ?? []) {
     digest.update(chunk);
     total += chunk.length;
-    if (total > SUBMISSION_BYTES_MAX) throw new Problem("too_large", `A submission may have ${SUBMISSION_BYTES_MAX} bytes; send it as several jobs.`);
+    if (total > SUBMISSION_BYTES_MAX)
+      throw new Problem("too_large", `A submission may have ${SUBMISSION_BYTES_MAX} bytes; send it as several jobs.`);
     let from = 0;
     for (let end = chunk.indexOf(10); end !== -1; end = chunk.indexOf(10, from)) {
       yield Buffer.concat([...rest, chunk.subarray(from, end)]).toString("utf8");
@@ -120,7 +163,13 @@ function parseJson(text: string, what: string): unknown {
 export function parse<S extends z.ZodType>(schema: S, value: unknown, what: string): z.output<S> {
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
-  const issues = parsed.error.issues.slice(0, 20).map((issue) => ({ path: issue.path.join("."), message: issue.message }));
+  const issues = parsed.error.issues
+    .slice(0, 20)
+    .map((issue) => ({ path: issue.path.join("."), message: issue.message }));
   const first = issues[0];
-  throw new Problem("invalid_request", `${what} does not fit: ${first?.path === "" ? "" : `${first?.path}: `}${first?.message}`, { issues });
+  throw new Problem(
+    "invalid_request",
+    `${what} does not fit: ${first?.path === "" ? "" : `${first?.path}: `}${first?.message}`,
+    { issues },
+  );
 }

@@ -13,7 +13,10 @@ const BACKOFF_MS = 500;
 /** Messages are hints: done and failed ones are of no use to anybody. */
 const KEPT = { removeOnComplete: true, removeOnFail: 100 };
 
-const StepMessage = z.object({ step: z.enum(Object.keys(STEPS) as [StepName, ...StepName[]]), id: z.string().max(100) });
+const StepMessage = z.object({
+  step: z.enum(Object.keys(STEPS) as [StepName, ...StepName[]]),
+  id: z.string().max(100),
+});
 
 export interface OpenQueue extends StepQueue {
   consume(run: (step: StepName, id: string) => Promise<void>): void;
@@ -30,8 +33,14 @@ export function openQueue(config: { databaseUrl: string; redisUrl: string | unde
     send(step, id) {
       // A message that is waiting already says the same thing; one that is being worked on may have looked too early, so this one must stay.
       queue
-        .add(step, { step, id }, { ...KEPT, attempts: ATTEMPTS_MAX, backoff: { type: "exponential", delay: BACKOFF_MS } })
-        .catch((error: Error) => log.warn({ err: error, step, id }, "the queue did not take a message; the reconciler will find it"));
+        .add(
+          step,
+          { step, id },
+          { ...KEPT, attempts: ATTEMPTS_MAX, backoff: { type: "exponential", delay: BACKOFF_MS } },
+        )
+        .catch((error: Error) =>
+          log.warn({ err: error, step, id }, "the queue did not take a message; the reconciler will find it"),
+        );
     },
     consume(run) {
       worker = backend.makeWorker(async (data) => {
@@ -73,6 +82,10 @@ function onPostgres(connectionString: string): Backend {
   } as never;
   return {
     makeQueue: () => new bound.Queue(QUEUE_NAME, { connection }) as unknown as Queue,
-    makeWorker: (run) => new bound.Worker(QUEUE_NAME, (job: { data: unknown }) => run(job.data), { connection, concurrency: CONCURRENCY }) as unknown as Worker,
+    makeWorker: (run) =>
+      new bound.Worker(QUEUE_NAME, (job: { data: unknown }) => run(job.data), {
+        connection,
+        concurrency: CONCURRENCY,
+      }) as unknown as Worker,
   };
 }
