@@ -1,4 +1,4 @@
-import { type FromNode, TASKS_PER_JOB_MAX } from "@frazil/contracts";
+import { type ErrorInfo, type FromNode, TASKS_PER_JOB_MAX } from "@frazil/contracts";
 import { makeBatcher } from "./batcher.ts";
 import type { AttemptKey, Deps, OpenTask } from "./deps.ts";
 import { announceSettled, KEYS_LIMIT_ERROR, type Settlement, settle, settleFailure } from "./settle.ts";
@@ -49,9 +49,21 @@ function isLive(task: OpenTask, report: Report): boolean {
   return task.attempt === report.message.attempt && task.node_id === report.nodeId;
 }
 
+const UNFIT: ErrorInfo = {
+  code: "internal",
+  message: "The node answered with something other than what this task yields.",
+};
+
+/** Only a task that looks for keys answers with keys, and it answers with nothing else. */
+function fits(task: OpenTask, { outcome }: Finished): boolean {
+  if (outcome.kind === "succeeded") return task.kind !== "split";
+  return outcome.kind !== "split" || task.kind === "split";
+}
+
 function decide(task: OpenTask, message: Finished): Settlement {
   const { outcome, usage } = message;
   const common = { task, error: null, delayMs: 0, usage, splitState: undefined };
+  if (!fits(task, message)) return settleFailure(task, UNFIT, { retryable: false, attemptStatus: "failed", usage });
   switch (outcome.kind) {
     case "succeeded":
       return {
