@@ -17,6 +17,7 @@ import { makeDispatcher } from "./flow/dispatch.ts";
 import { startReconciler } from "./flow/reconcile.ts";
 import { makeRecorder } from "./flow/record.ts";
 import { runStep } from "./flow/steps.ts";
+import { openTemplates } from "./flow/templates.ts";
 import { serveAgentSockets } from "./http/agent-socket.ts";
 import { type AppDeps, makeApp } from "./http/app.ts";
 import { makeMetrics } from "./http/metrics.ts";
@@ -40,11 +41,13 @@ export async function startControlPlane(config: Config, clouds: readonly Cloud[]
   const changes = await openChanges(pool, config.databaseUrl, randomUUID());
   const queue = openQueue(config, log);
   const settings = { leaseTtlMs: config.leaseTtlMs ?? LEASE_TTL_MS, address: "", cacheDir: join(config.home, "cache") };
+  const sealer = makeSealer(config.key);
   const base = {
     pool,
     db,
     changes,
-    sealer: makeSealer(config.key),
+    sealer,
+    templates: openTemplates({ pool, db, sealer }),
     clouds: new Map(clouds.map((cloud) => [cloud.name, cloud])),
     queue,
     settings,

@@ -150,6 +150,20 @@ export interface NewNode {
   readonly joinTokenHash: Buffer;
 }
 
+/** How many nodes a cluster lacks; its row is locked, so that nobody else orders them too. None once it is being stopped. */
+export async function lockMissing(sql: Sql, cluster: ClusterRow): Promise<number> {
+  const open = await sql.query({
+    text: "SELECT 1 FROM clusters WHERE id = $1 AND status IN ('starting', 'ready') FOR NO KEY UPDATE",
+    values: [cluster.id],
+  });
+  if (open.length === 0) return 0;
+  const rows = await sql.query<{ n: number }>({
+    text: "SELECT count(*)::int AS n FROM nodes WHERE cluster_id = $1 AND status IN ('requested', 'ready')",
+    values: [cluster.id],
+  });
+  return Math.max(0, cluster.shape.clusterSize - (rows[0] as { n: number }).n);
+}
+
 /** Writes the intent to make nodes, before any cloud is asked. */
 export async function insertNodes(sql: Sql, cluster: ClusterRow, nodes: readonly NewNode[]): Promise<void> {
   await sql.query({
@@ -178,8 +192,13 @@ export async function listNodes(sql: Sql, clusterId: string): Promise<NodeRow[]>
   });
 }
 
-export async function setNodeHandle(sql: Sql, nodeId: string, handle: unknown): Promise<void> {
-  await sql.query({ text: "UPDATE nodes SET handle = $2 WHERE id = $1", values: [nodeId, JSON.stringify(handle)] });
+/** Keeps what the cloud knows a machine by. False: the node was given up while its machine was being made. */
+export async function setNodeHandle(sql: Sql, nodeId: string, handle: unknown): Promise<boolean> {
+  const rows = await sql.query({
+    text: "UPDATE nodes SET handle = $2 WHERE id = $1 AND status <> 'terminated' RETURNING 1",
+    values: [nodeId, JSON.stringify(handle)],
+  });
+  return rows.length > 0;
 }
 
 export async function moveNode(sql: Sql, nodeId: string, event: NodeEvent): Promise<boolean> {

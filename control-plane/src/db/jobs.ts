@@ -1,7 +1,18 @@
-import type { ClusterShape, ErrorInfo, JobMode, JobSpec, JobStatus, TaskKind } from "@frazil/contracts";
+import {
+  type ClusterShape,
+  type ErrorInfo,
+  type JobMode,
+  type JobSpec,
+  type JobStatus,
+  mintId,
+  type TaskKind,
+  type TaskResult,
+} from "@frazil/contracts";
 import { decideJobEnd, type JobTally, summariseFailures } from "../domain/job-outcome.ts";
 import { JOB, sources, target } from "../domain/lifecycles.ts";
+import type { NewPlan } from "./plans.ts";
 import type { Sql } from "./pool.ts";
+import { asTaskResult, type ResultRow } from "./results.ts";
 
 export interface JobRow {
   readonly id: string;
@@ -31,6 +42,8 @@ export interface JobRow {
   readonly tasks_failed: number;
   readonly tasks_cancelled: number;
   readonly tasks_running?: number;
+  /** Of a job that was just inserted with a plan. */
+  readonly new_plan_id?: string;
   readonly log_lines: number;
   readonly error: ErrorInfo | null;
   readonly retry_of: string | null;
@@ -59,70 +72,101 @@ export interface NewTasks {
   readonly kind: TaskKind;
   readonly ids: readonly string[];
   readonly frames: readonly (number | null)[];
-  readonly planIds: readonly string[];
+  /** Plans that were stored before, or null for the one in `newPlan`. */
+  readonly planIds: readonly (string | null)[];
+  readonly newPlan: NewPlan | null;
+  /** Lease the (only) task to this node at once, if it still serves. Its dispatcher has kept the slots free. */
+  readonly claim: { readonly nodeId: string; readonly ttlMs: number } | null;
 }
 
 /** Statuses of clusters that can take a job: a warm one first. */
 const OPEN_CLUSTERS = `('ready', 'starting', 'requested')`;
 
 /**
- * Inserts a job with its tasks and its first event. It is given a warm cluster of its shape at once when there is one, so that it crosses no queue.
- * Undefined when the idempotency key was used before.
+ * Inserts a job with its tasks, its plan and its first events, in one statement. It is given a warm cluster of its shape when there is one, or the claimed
+ * node itself, so that a warm job crosses no queue. Undefined when the idempotency key was used before.
  */
 export async function insertJob(sql: Sql, job: NewJob, tasks: NewTasks): Promise<JobRow | undefined> {
-  const splits = tasks.kind === "split" ? tasks.ids.length : 0;
-  const { spec } = job;
   const rows = await sql.query<JobRow>({
     name: "insert-job",
-    text: `WITH warm AS (
+    text: `WITH claimed AS (
+        SELECT n.id, n.cluster_id FROM nodes n JOIN clusters c ON c.id = n.cluster_id
+        WHERE n.id = $31 AND n.status = 'ready' AND c.status = 'ready' AND coalesce($4, c.id) = c.id
+      ), warm AS (
         SELECT id FROM clusters WHERE workspace_id = $2 AND shape_hash = $3 AND status IN ${OPEN_CLUSTERS} AND $4::text IS NULL
         ORDER BY status = 'ready' DESC, id LIMIT 1
+      ), plan AS (
+        INSERT INTO plans (id, workspace_id, hash, kind, sealed, size_bytes) SELECT $26, $2, $27, $28, $29, $30 WHERE $26::text IS NOT NULL
+        ON CONFLICT (workspace_id, hash) DO UPDATE SET created_at = now() RETURNING id
       ), job AS (
         INSERT INTO jobs (id, workspace_id, user_name, name, mode, status, phase, labels, spec, sealed, shape, cluster_id, cluster_pinned, polars, python,
-          priority, attempts_max, idempotency_key, request_hash, splits_open, tasks_total, retry_of)
-        VALUES ($1, $2, $5, $6, $7, 'queued', $23, $8, $9, $10, $11, coalesce($4, (SELECT id FROM warm)), $4::text IS NOT NULL, $12, $13,
-          $14, $15, $16, $17, $18, $19, $20)
+          priority, attempts_max, idempotency_key, request_hash, splits_open, tasks_total, retry_of, started_at)
+        SELECT $1, $2, $5, $6, $7, CASE WHEN claimed THEN 'running' ELSE 'queued' END, CASE WHEN NOT claimed THEN 'waiting for a node' END, $8, $9, $10, $11,
+          coalesce($4, (SELECT cluster_id FROM claimed), (SELECT id FROM warm)), $4::text IS NOT NULL, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+          CASE WHEN claimed THEN now() END
+        FROM (SELECT EXISTS (SELECT 1 FROM claimed) AS claimed) c
         ON CONFLICT (workspace_id, idempotency_key) DO NOTHING
         RETURNING *
       ), added AS (
-        INSERT INTO tasks (id, job_id, workspace_id, kind, status, ordinal, frame, plan_id, attempts_max)
-        SELECT t.id, $1, $2, $21, 'queued', t.ordinal - 1, t.frame, t.plan_id, $15
-        FROM unnest($22::text[], $24::int[], $25::text[]) WITH ORDINALITY AS t(id, frame, plan_id, ordinal)
+        INSERT INTO tasks (id, job_id, workspace_id, kind, status, ordinal, frame, plan_id, attempts_max, attempt, node_id, lease_expires_at)
+        SELECT t.id, $1, $2, $21, CASE WHEN c.id IS NULL THEN 'queued' ELSE 'leased' END, t.ordinal - 1, t.frame,
+          coalesce(t.plan_id, (SELECT id FROM plan)), $15, CASE WHEN c.id IS NULL THEN 0 ELSE 1 END, c.id,
+          CASE WHEN c.id IS NOT NULL THEN now() + make_interval(secs => $32) END
+        FROM unnest($22::text[], $23::int[], $24::text[]) WITH ORDINALITY AS t(id, frame, plan_id, ordinal) LEFT JOIN claimed c ON true
         WHERE EXISTS (SELECT 1 FROM job)
-      ), event AS (
-        INSERT INTO events (workspace_id, job_id, event, data) SELECT $2, $1, 'submit', jsonb_build_object('tasks', $26::int) FROM job
+        RETURNING id, attempt, node_id
+      ), tried AS (
+        INSERT INTO attempts (task_id, number, job_id, workspace_id, node_id, status)
+        SELECT id, attempt, $1, $2, node_id, 'leased' FROM added WHERE node_id IS NOT NULL
+      ), events AS (
+        INSERT INTO events (workspace_id, job_id, task_id, node_id, event, data)
+        SELECT $2, $1, NULL, NULL, 'submit', jsonb_build_object('tasks', $25::int) FROM job
+        UNION ALL SELECT $2, $1, id, node_id, 'lease', jsonb_build_object('attempt', attempt) FROM added WHERE node_id IS NOT NULL
       )
-      SELECT * FROM job`,
-    values: [
-      job.id,
-      job.workspaceId,
-      job.shapeHash,
-      job.clusterId,
-      job.userName,
-      spec.name,
-      job.mode,
-      spec.labels,
-      spec,
-      job.sealed,
-      job.shape,
-      spec.client.polars,
-      spec.client.python,
-      spec.priority,
-      spec.attemptsMax,
-      job.idempotencyKey,
-      job.requestHash,
-      splits,
-      tasks.ids.length - splits,
-      job.retryOf,
-      tasks.kind,
-      tasks.ids,
-      "waiting for a node",
-      tasks.frames,
-      tasks.planIds,
-      tasks.ids.length,
-    ],
+      SELECT job.*, (SELECT id FROM plan) AS new_plan_id FROM job`,
+    values: insertValues(job, tasks),
   });
   return rows[0];
+}
+
+function insertValues(job: NewJob, tasks: NewTasks): unknown[] {
+  const { spec } = job;
+  const { newPlan, claim } = tasks;
+  const splits = tasks.kind === "split" ? tasks.ids.length : 0;
+  return [
+    job.id,
+    job.workspaceId,
+    job.shapeHash,
+    job.clusterId,
+    job.userName,
+    spec.name,
+    job.mode,
+    spec.labels,
+    spec,
+    job.sealed,
+    job.shape,
+    spec.client.polars,
+    spec.client.python,
+    spec.priority,
+    spec.attemptsMax,
+    job.idempotencyKey,
+    job.requestHash,
+    splits,
+    tasks.ids.length - splits,
+    job.retryOf,
+    tasks.kind,
+    tasks.ids,
+    tasks.frames,
+    tasks.planIds,
+    tasks.ids.length,
+    newPlan === null ? null : mintId("plan"),
+    newPlan?.hash ?? null,
+    newPlan?.kind ?? null,
+    newPlan?.sealed ?? null,
+    newPlan?.sizeBytes ?? null,
+    claim?.nodeId ?? null,
+    (claim?.ttlMs ?? 0) / 1_000,
+  ];
 }
 
 export async function loadJob(sql: Sql, jobId: string): Promise<JobRow | undefined> {
@@ -130,16 +174,27 @@ export async function loadJob(sql: Sql, jobId: string): Promise<JobRow | undefin
   return rows[0];
 }
 
-/** A job of the workspace, with how many of its tasks are on nodes right now. */
-export async function loadJobOf(sql: Sql, workspaceId: string, jobId: string): Promise<JobRow | undefined> {
-  const rows = await sql.query<JobRow>({
+export interface JobReading {
+  readonly job: JobRow;
+  /** Of a single query that has succeeded. */
+  readonly result: TaskResult | null;
+}
+
+/** A job of the workspace, with how many of its tasks are on nodes right now, and the result of a single query. */
+export async function loadJobOf(sql: Sql, workspaceId: string, jobId: string): Promise<JobReading | undefined> {
+  const rows = await sql.query<JobRow & { result: ResultRow | null; result_head: Buffer | null }>({
     name: "load-job-of",
     text: `SELECT j.*, (SELECT count(*)::int FROM tasks t WHERE t.job_id = j.id AND t.kind <> 'split' AND t.status IN ('leased', 'running', 'publishing')
-        AND j.status IN ('queued', 'running')) AS tasks_running
-      FROM jobs j WHERE j.id = $1 AND j.workspace_id = $2`,
+        AND j.status IN ('queued', 'running')) AS tasks_running,
+        to_jsonb(r) - 'head' AS result, r.head AS result_head
+      FROM jobs j LEFT JOIN results r ON r.job_id = j.id AND r.ordinal = 0 AND j.mode = 'single' AND j.status = 'succeeded'
+      WHERE j.id = $1 AND j.workspace_id = $2`,
     values: [jobId, workspaceId],
   });
-  return rows[0];
+  const [row] = rows;
+  if (row === undefined) return undefined;
+  const { result, result_head: head, ...job } = row;
+  return { job, result: result === null ? null : asTaskResult({ ...result, head, frame: null, key: null }) };
 }
 
 export async function findJobByKey(sql: Sql, workspaceId: string, key: string): Promise<JobRow | undefined> {

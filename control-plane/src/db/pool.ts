@@ -31,7 +31,9 @@ export function openPool(connectionString: string, onError: (error: Error) => vo
     statement_timeout: STATEMENT_TIMEOUT_MS,
     idle_in_transaction_session_timeout: STATEMENT_TIMEOUT_MS,
     application_name: "frazil-control-plane",
-  });
+    // Statements that don't depend on each other's answers go out together: a round trip wakes two processes.
+    pipeline: true,
+  } as pg.PoolConfig);
   pool.on("error", onError);
   return {
     async query(statement) {
@@ -41,10 +43,12 @@ export function openPool(connectionString: string, onError: (error: Error) => vo
       const client = await pool.connect();
       let broken: Error | undefined;
       try {
-        await client.query("BEGIN");
+        const begun = client.query("BEGIN");
+        begun.catch(() => undefined);
         const value = await work({
           query: async (statement) => (await client.query(statement as pg.QueryConfig)).rows,
         });
+        await begun;
         await client.query("COMMIT");
         return value;
       } catch (error) {

@@ -5,7 +5,6 @@ import type { OpenTask } from "./tasks.ts";
 export interface NewResult {
   readonly task: OpenTask;
   readonly result: EngineResult;
-  readonly format: string;
   readonly head: Buffer | null;
 }
 
@@ -14,16 +13,17 @@ export async function insertResults(sql: Sql, results: readonly NewResult[]): Pr
   await sql.query({
     name: "insert-results",
     text: `INSERT INTO results (task_id, job_id, workspace_id, ordinal, attempt, locations, format, columns, rows, bytes, head, warnings)
-      SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::jsonb[], $7::text[], $8::jsonb[], $9::bigint[], $10::bigint[],
-        $11::bytea[], $12::jsonb[])`,
+      SELECT r.task_id, r.job_id, j.workspace_id, r.ordinal, r.attempt, r.locations, j.spec -> 'output' ->> 'format', r.columns, r.rows, r.bytes, r.head,
+        r.warnings
+      FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::jsonb[], $6::jsonb[], $7::bigint[], $8::bigint[], $9::bytea[], $10::jsonb[])
+        AS r(task_id, job_id, ordinal, attempt, locations, columns, rows, bytes, head, warnings)
+      JOIN jobs j ON j.id = r.job_id`,
     values: [
       results.map((one) => one.task.id),
       results.map((one) => one.task.job_id),
-      results.map((one) => one.task.workspace_id),
       results.map((one) => one.task.ordinal),
       results.map((one) => one.task.attempt),
       results.map((one) => JSON.stringify(one.result.locations)),
-      results.map((one) => one.format),
       results.map((one) => JSON.stringify(one.result.schema)),
       results.map((one) => one.result.rows),
       results.map((one) => one.result.bytes),
@@ -33,7 +33,7 @@ export async function insertResults(sql: Sql, results: readonly NewResult[]): Pr
   });
 }
 
-interface ResultRow {
+export interface ResultRow {
   readonly task_id: TaskResult["taskId"];
   readonly ordinal: number;
   readonly frame: number | null;
@@ -60,19 +60,20 @@ export async function listResults(
       FROM results r JOIN tasks t ON t.id = r.task_id WHERE r.job_id = $1 AND r.ordinal > $2 ORDER BY r.ordinal LIMIT $3`,
     values: [jobId, after, limit],
   });
-  return rows.map((row) => ({
-    ordinal: row.ordinal,
-    result: {
-      taskId: row.task_id,
-      frame: row.frame,
-      key: row.key,
-      locations: row.locations,
-      format: row.format,
-      schema: row.columns,
-      rows: row.rows,
-      bytes: row.bytes,
-      head: row.head === null ? null : row.head.toString("base64"),
-      warnings: row.warnings,
-    },
-  }));
+  return rows.map((row) => ({ ordinal: row.ordinal, result: asTaskResult(row) }));
+}
+
+export function asTaskResult(row: ResultRow): TaskResult {
+  return {
+    taskId: row.task_id,
+    frame: row.frame,
+    key: row.key,
+    locations: row.locations,
+    format: row.format,
+    schema: row.columns,
+    rows: row.rows,
+    bytes: row.bytes,
+    head: row.head === null ? null : row.head.toString("base64"),
+    warnings: row.warnings,
+  };
 }

@@ -1,6 +1,7 @@
 import {
   type ErrorInfo,
   INLINE_PLAN_BYTES_MAX,
+  type JobMode,
   type Manifest,
   type TaskKind,
   type TaskStatus,
@@ -12,6 +13,7 @@ import type { Sql } from "./pool.ts";
 export interface LeasedTask {
   readonly id: string;
   readonly job_id: string;
+  readonly mode: JobMode;
   readonly kind: TaskKind;
   readonly attempt: number;
   readonly frame: number | null;
@@ -51,7 +53,7 @@ export async function listLeasable(
 }
 
 const LEASED_COLUMNS = `t.id, t.job_id, t.kind, t.attempt, t.frame, t.ordinal, t.parent_id, t.key_path, t.key_token, t.plan_id, t.manifest`;
-const PLAN_COLUMNS = `p.kind AS plan_kind, CASE WHEN p.size_bytes <= ${INLINE_PLAN_BYTES_MAX} THEN p.sealed END AS sealed_plan,
+const PLAN_COLUMNS = `p.kind AS plan_kind, (SELECT mode FROM jobs WHERE jobs.id = t.job_id) AS mode, CASE WHEN p.size_bytes <= ${INLINE_PLAN_BYTES_MAX} THEN p.sealed END AS sealed_plan,
   (SELECT s.split_state FROM tasks s WHERE s.id = t.parent_id) AS split_state`;
 
 /** Leases queued tasks to a node: each gets a new attempt, whose number is its fencing token. Time is the database's. */
@@ -167,7 +169,8 @@ export async function setTaskPhase(
 /** Everything that a node holds, as its dispatcher must count it after a reconnect. */
 export async function loadHeld(sql: Sql, nodeId: string): Promise<LeasedTask[]> {
   return sql.query<LeasedTask>({
-    text: `SELECT ${LEASED_COLUMNS}, p.kind AS plan_kind, NULL::bytea AS sealed_plan, NULL::jsonb AS split_state
+    text: `SELECT ${LEASED_COLUMNS}, p.kind AS plan_kind, (SELECT mode FROM jobs WHERE jobs.id = t.job_id) AS mode,
+        NULL::bytea AS sealed_plan, NULL::jsonb AS split_state
       FROM tasks t JOIN plans p ON p.id = t.plan_id WHERE t.node_id = $1 AND t.status = ANY($2) ORDER BY t.job_id, t.ordinal`,
     values: [nodeId, sources(TASK, "requeue")],
   });
@@ -261,6 +264,7 @@ export async function applyOutcomes(sql: Sql, outcomes: readonly TaskOutcome[]):
       ), t AS (
         UPDATE tasks SET status = o.status, node_id = NULL, lease_expires_at = NULL, phase = NULL,
           error = o.error, split_state = coalesce(o.split_state, tasks.split_state),
+          started_at = coalesce(tasks.started_at, now() - make_interval(secs => o.wall_ms / 1000)),
           not_before = CASE WHEN o.event = 'requeue' THEN now() + make_interval(secs => o.delay_ms / 1000) END,
           finished_at = CASE WHEN o.event <> 'requeue' THEN now() END
         FROM o WHERE tasks.id = o.id AND tasks.attempt = o.attempt RETURNING tasks.*

@@ -11,7 +11,7 @@ export async function cancelJob(deps: Deps, workspaceId: string, jobId: string):
     return { jobs: [await deps.db.jobs.endJobIfDone(sql, stopped.job)], cancelled: stopped.cancelled };
   });
   if (settled !== undefined) announceSettled(deps, settled);
-  const job = await deps.db.jobs.loadJobOf(deps.pool, workspaceId, jobId);
+  const job = (await deps.db.jobs.loadJobOf(deps.pool, workspaceId, jobId))?.job;
   if (job === undefined) throw new Problem("not_found", `There is no job ${jobId}.`);
   return job;
 }

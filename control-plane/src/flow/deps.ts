@@ -6,6 +6,7 @@ import type { Pool, Sql } from "../db/pool.ts";
 import type { Sealer } from "../domain/seal.ts";
 import type { Dispatcher } from "./dispatch.ts";
 import type { StepName } from "./steps.ts";
+import type { Templates } from "./templates.ts";
 
 export type { ClusterRow, ConnectedNode, NodeRow } from "../db/clusters.ts";
 export type { PrismaClient as Prisma } from "../db/generated/client.ts";
@@ -26,6 +27,7 @@ export interface Deps {
   /** Carries `{ step, id }`: a hint that something is due. Losing or repeating it is harmless. */
   readonly queue: StepQueue;
   readonly dispatcher: Dispatcher;
+  readonly templates: Templates;
   readonly settings: Settings;
   readonly log: Logger;
 }
@@ -45,9 +47,8 @@ export interface Settings {
 /** Topics of `changes`. */
 export const topics = {
   job: (jobId: string) => `job:${jobId}`,
+  jobEnd: (jobId: string) => `end:${jobId}`,
   cluster: (clusterId: string) => `cluster:${clusterId}`,
   /** Something became leasable in a cluster. */
   room: (clusterId: string) => `room:${clusterId}`,
-  /** Attempts of this node were cancelled. */
-  cancel: (jobId: string) => `cancel:${jobId}`,
 };

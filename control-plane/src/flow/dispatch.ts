@@ -2,7 +2,6 @@ import type { AttemptRef, LeaseBatch, Run, RunTemplate, ToNode } from "@frazil/c
 import { type Allotment, assign, type LeasableJob } from "../domain/assign.ts";
 import { type Deps, type LeasedTask, topics } from "./deps.ts";
 import { batchOf, messagesOf, runsOf } from "./run-batches.ts";
-import { keepTemplates, type TemplateSource } from "./templates.ts";
 
 /** Jobs of one user that one look at the table considers. */
 const JOBS_PER_USER_MAX = 20;
@@ -16,6 +15,7 @@ export interface Link {
   readonly nodeId: string;
   readonly clusterId: string;
   readonly workspaceId: string;
+  readonly shapeHash: string;
   readonly slots: number;
   send(message: ToNode): void;
 }
@@ -42,31 +42,44 @@ export interface Dispatcher {
   /** Tells the nodes that are connected here to stop these attempts. */
   cancel(attempts: readonly (AttemptRef & { nodeId: string })[]): void;
   wake(clusterId: string): void;
+  /** Keeps an empty node for a task that takes a whole one and is about to be inserted, unless others wait for the cluster. */
+  claim(wanted: { workspaceId: string; shapeHash: string; clusterId: string | null }): Claim | undefined;
+  /** The claimed node got the task, in the database; now it is pushed. */
+  deliver(claim: Claim, task: LeasedTask, template: RunTemplate): void;
+  unclaim(claim: Claim): void;
   /** Content of a lease that was too large for a message. */
   describe(nodeId: string, attempts: readonly AttemptRef[]): Promise<LeaseBatch[]>;
   stats(): { nodes: number; slots: number; held: number };
 }
 
-type DispatchDeps = Pick<Deps, "db" | "pool" | "changes" | "sealer" | "settings" | "log">;
+export interface Claim {
+  readonly nodeId: string;
+  readonly link: Link;
+}
+/** Stands for the task to come among what a node holds. */
+const CLAIM_KEY = "claim";
+
+type DispatchDeps = Pick<Deps, "db" | "pool" | "changes" | "sealer" | "settings" | "log" | "templates">;
 
 /** Everything that the dispatcher knows. All of it can be rebuilt from the database and the nodes' connections. */
 interface State {
   readonly deps: DispatchDeps;
   readonly links: Map<string, LinkState>;
-  readonly templateOf: TemplateSource;
   /** Usual time of a job's tasks. */
   readonly taskMs: Map<string, number>;
   /** Clusters that are being filled right now. */
   readonly filling: Map<string, { again: boolean }>;
+  /** Clusters in which more was queued, at the last look, than there was room for. */
+  readonly backlogged: Set<string>;
 }
 
 export function makeDispatcher(deps: DispatchDeps): Dispatcher {
   const state: State = {
     deps,
     links: new Map(),
-    templateOf: keepTemplates(deps),
     taskMs: new Map(),
     filling: new Map(),
+    backlogged: new Set(),
   };
   const { links } = state;
   return {
@@ -77,6 +90,9 @@ export function makeDispatcher(deps: DispatchDeps): Dispatcher {
     release: (nodeId, attempt, ms) => release(state, nodeId, attempt, ms),
     cancel: (attempts) => cancel(state, attempts),
     wake: (clusterId) => wake(state, clusterId),
+    claim: (wanted) => claim(state, wanted),
+    deliver: (claimed, task, template) => deliver(state, claimed, task, template),
+    unclaim: (claimed) => unclaim(state, claimed),
     describe: (nodeId, attempts) => describe(state, nodeId, attempts),
     stats: () => ({
       nodes: links.size,
@@ -90,8 +106,8 @@ async function connect(state: State, link: Link, holding: readonly LeasedTask[])
   const linkState: LinkState = { link, held: new Map() };
   state.links.set(link.nodeId, linkState);
   for (const [jobId, ofJob] of Map.groupBy(holding, (task) => task.job_id)) {
-    const { template, job } = await state.templateOf(jobId);
-    for (const run of runsOf(state.deps, template, job.mode, ofJob, link.slots)) hold(linkState, run, template);
+    const template = await state.deps.templates.of(jobId);
+    for (const run of runsOf(state.deps, template, ofJob, link.slots)) hold(linkState, run, template);
   }
   wake(state, link.clusterId);
 }
@@ -125,6 +141,7 @@ async function fill(state: State, clusterId: string): Promise<void> {
   const { deps } = state;
   const found = await deps.db.tasks.listLeasable(deps.pool, clusterId, JOBS_PER_USER_MAX);
   const linkStates = linksOf(state, clusterId);
+  if (found.length === 0) state.backlogged.delete(clusterId);
   if (found.length === 0 || linkStates.length === 0) return;
   const jobs = found.map((job): LeasableJob => ({ ...job, taskMs: state.taskMs.get(job.jobId) }));
   const nodes = linkStates.map(({ link, held }) => ({
@@ -132,23 +149,60 @@ async function fill(state: State, clusterId: string): Promise<void> {
     slots: link.slots,
     usedSlots: usedSlots(held),
   }));
+  let leased = 0;
   for (const [nodeId, given] of Map.groupBy(assign(nodes, jobs, loadOf(linkStates)), (one) => one.nodeId)) {
     const linkState = state.links.get(nodeId);
-    if (linkState !== undefined) await leaseTo(state, linkState, given);
+    if (linkState !== undefined) leased += await leaseTo(state, linkState, given);
   }
+  const queued = found.reduce((sum, job) => sum + job.queued, 0);
+  if (queued > leased) state.backlogged.add(clusterId);
+  else state.backlogged.delete(clusterId);
 }
 
-async function leaseTo(state: State, linkState: LinkState, allotments: readonly Allotment[]): Promise<void> {
+async function leaseTo(state: State, linkState: LinkState, allotments: readonly Allotment[]): Promise<number> {
   const { deps } = state;
   const { link } = linkState;
   const tasks = await deps.db.tasks.leaseTasks(deps.pool, link.nodeId, allotments, deps.settings.leaseTtlMs);
   for (const [jobId, ofJob] of Map.groupBy(tasks, (task) => task.job_id)) {
-    const { template, job } = await state.templateOf(jobId);
-    const runs = runsOf(deps, template, job.mode, ofJob, link.slots);
+    const template = await deps.templates.of(jobId);
+    const runs = runsOf(deps, template, ofJob, link.slots);
     for (const run of runs) hold(linkState, run, template);
     for (const message of messagesOf(runs, template, ofJob)) link.send(message);
     deps.changes.notify(topics.job(jobId));
   }
+  return tasks.length;
+}
+
+function claim(
+  state: State,
+  wanted: { workspaceId: string; shapeHash: string; clusterId: string | null },
+): Claim | undefined {
+  for (const { link, held } of state.links.values()) {
+    const fits = wanted.clusterId === null ? link.shapeHash === wanted.shapeHash : link.clusterId === wanted.clusterId;
+    if (!fits || link.workspaceId !== wanted.workspaceId || held.size > 0) continue;
+    if (state.backlogged.has(link.clusterId) || state.filling.has(link.clusterId)) continue;
+    held.set(CLAIM_KEY, { jobId: "", user: "", slots: link.slots });
+    return { nodeId: link.nodeId, link };
+  }
+  return undefined;
+}
+
+function deliver(state: State, claimed: Claim, task: LeasedTask, template: RunTemplate): void {
+  const linkState = state.links.get(claimed.nodeId);
+  // The node went away meanwhile. What it was leased is given back when it comes again without it, or when the lease runs out.
+  if (linkState?.link !== claimed.link) return;
+  linkState.held.delete(CLAIM_KEY);
+  const runs = runsOf(state.deps, template, [task], claimed.link.slots);
+  for (const run of runs) hold(linkState, run, template);
+  for (const message of messagesOf(runs, template, [task])) claimed.link.send(message);
+  // What came meanwhile found the node taken.
+  wake(state, claimed.link.clusterId);
+}
+
+function unclaim(state: State, claimed: Claim): void {
+  const linkState = state.links.get(claimed.nodeId);
+  if (linkState?.link === claimed.link) linkState.held.delete(CLAIM_KEY);
+  wake(state, claimed.link.clusterId);
 }
 
 function release(state: State, nodeId: string, attempt: AttemptRef, ms: number | undefined): void {
@@ -175,8 +229,8 @@ async function describe(state: State, nodeId: string, attempts: readonly Attempt
   const batches: LeaseBatch[] = [];
   const tasks = await deps.db.tasks.loadLeased(deps.pool, nodeId, attempts);
   for (const [jobId, ofJob] of Map.groupBy(tasks, (task) => task.job_id)) {
-    const { template, job } = await state.templateOf(jobId);
-    for (const run of runsOf(deps, template, job.mode, ofJob, slots)) batches.push(batchOf(run, template, ofJob));
+    const template = await deps.templates.of(jobId);
+    for (const run of runsOf(deps, template, ofJob, slots)) batches.push(batchOf(run, template, ofJob));
   }
   return batches;
 }

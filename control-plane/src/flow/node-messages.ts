@@ -18,7 +18,7 @@ export async function handleNodeMessage(deps: NodeDeps, node: ConnectedNode, mes
       return [{ type: "beat", lost }];
     }
     case "started":
-      await deps.recorder.started(message.tasks);
+      deps.recorder.started(message.tasks);
       return [];
     case "progress":
       await reportProgress(deps, node, message);

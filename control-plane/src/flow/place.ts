@@ -115,19 +115,19 @@ async function makeNodes(deps: Deps, cluster: ClusterRow, count: number): Promis
     });
     return false;
   }
-  const orders = Array.from({ length: count }, () => ({ id: mintId("node"), join: mintNodeToken("join") }));
-  await deps.pool.transact((sql) =>
-    deps.db.clusters.insertNodes(
-      sql,
-      cluster,
-      orders.map(({ id, join }) => ({ id, joinTokenHash: join.hash })),
-    ),
-  );
+  const orders = await deps.pool.transact(async (sql) => {
+    const missing = Math.min(count, await deps.db.clusters.lockMissing(sql, cluster));
+    const made = Array.from({ length: missing }, () => ({ id: mintId("node"), join: mintNodeToken("join") }));
+    const rows = made.map(({ id, join }) => ({ id, joinTokenHash: join.hash }));
+    if (rows.length > 0) await deps.db.clusters.insertNodes(sql, cluster, rows);
+    return made;
+  });
   const cloud = cloudOf(deps, cluster.shape);
   for (const { id, join } of orders) {
     const answer = await cloud.createNode(orderOf(deps, cluster, id, join.token));
     if (answer.kind === "made") {
-      await deps.db.clusters.setNodeHandle(deps.pool, id, answer.handle);
+      const wanted = await deps.db.clusters.setNodeHandle(deps.pool, id, answer.handle);
+      if (!wanted) await cloud.destroyNode({ nodeId: id, handle: answer.handle }, "force");
       continue;
     }
     const code = answer.kind === "no_capacity" ? "capacity" : "cluster_failed";

@@ -5,6 +5,9 @@ import { announceSettled, KEYS_LIMIT_ERROR, type Settlement, settle, settleFailu
 
 type RecordDeps = Pick<Deps, "db" | "pool" | "changes" | "dispatcher" | "log">;
 export type Finished = Extract<FromNode, { type: "finished" }>;
+/** Starts are written together, and not at all for tasks that ended before. */
+const START_DELAY_MS = 40;
+
 export interface Report {
   readonly nodeId: string;
   readonly message: Finished;
@@ -13,17 +16,35 @@ export interface Report {
 export interface Recorder {
   /** True when the attempt was live and is now recorded; false when it was stale. */
   finished(report: Report): Promise<boolean>;
-  started(attempts: readonly AttemptKey[]): Promise<void>;
+  /** A hint for those who watch: a task that ends soon after is never seen as running. */
+  started(attempts: readonly AttemptKey[]): void;
 }
 
 /** Records what nodes report, many reports in one transaction when they come together. Only the live attempt of a task may record. */
 export function makeRecorder(deps: RecordDeps): Recorder {
   const record = makeBatcher<Report, boolean>((reports) => recordBatch(deps, reports));
-  const start = makeBatcher<readonly AttemptKey[], void>(async (lists) => {
-    await deps.db.tasks.startTasks(deps.pool, lists.flat());
-    return lists.map(() => undefined);
-  });
-  return { finished: record, started: start };
+  const starts = new Map<string, AttemptKey>();
+  let isScheduled = false;
+  const flush = () => {
+    isScheduled = false;
+    const attempts = [...starts.values()];
+    starts.clear();
+    if (attempts.length === 0) return;
+    deps.db.tasks
+      .startTasks(deps.pool, attempts)
+      .catch((error) => deps.log.warn({ err: error }, "starts not recorded"));
+  };
+  return {
+    finished(report) {
+      starts.delete(report.message.taskId);
+      return record(report);
+    },
+    started(attempts) {
+      for (const attempt of attempts) starts.set(attempt.taskId, attempt);
+      if (!isScheduled) setTimeout(flush, START_DELAY_MS);
+      isScheduled = true;
+    },
+  };
 }
 
 async function recordBatch(deps: RecordDeps, reports: readonly Report[]): Promise<boolean[]> {

@@ -5,7 +5,7 @@ import { announce } from "./submit.ts";
 
 /** Makes a new job of the failed and cancelled tasks of one that has ended, linked to it. Ended states are final: the first job stays as it is. */
 export async function retryJob(deps: Deps, workspaceId: string, user: string, jobId: string): Promise<JobRow> {
-  const before = await deps.db.jobs.loadJobOf(deps.pool, workspaceId, jobId);
+  const before = (await deps.db.jobs.loadJobOf(deps.pool, workspaceId, jobId))?.job;
   if (before === undefined) throw new Problem("not_found", `There is no job ${jobId}.`);
   if (!isFinalJobStatus(before.status))
     throw new Problem(
@@ -33,7 +33,7 @@ export async function retryJob(deps: Deps, workspaceId: string, user: string, jo
         requestHash: null,
         retryOf: jobId,
       },
-      { kind: "query", ids: [], frames: [], planIds: [] },
+      { kind: "query", ids: [], frames: [], planIds: [], newPlan: null, claim: null },
     );
     if (made === undefined) throw new Error("a job without an idempotency key was not inserted");
     await deps.db.tasks.copyUnfinished(

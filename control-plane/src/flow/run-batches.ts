@@ -1,5 +1,5 @@
 import { type LeaseBatch, NODE_MESSAGE_BYTES_MAX, type Run, type RunTemplate, type ToNode } from "@frazil/contracts";
-import { type LeasableJob, takesWholeNode } from "../domain/assign.ts";
+import { takesWholeNode } from "../domain/assign.ts";
 import type { Deps, LeasedTask } from "./deps.ts";
 
 /** Room left in a message for what surrounds the runs. */
@@ -9,7 +9,6 @@ const MESSAGE_OVERHEAD_BYTES = 4_096;
 export function runsOf(
   deps: Pick<Deps, "sealer">,
   template: RunTemplate,
-  mode: LeasableJob["mode"],
   tasks: readonly LeasedTask[],
   slots: number,
 ): Run[] {
@@ -33,7 +32,7 @@ export function runsOf(
         first.sealed_plan === null
           ? null
           : deps.sealer.open(first.sealed_plan, template.workspaceId).toString("base64"),
-      slots: takesWholeNode(mode, first.kind) ? slots : 1,
+      slots: takesWholeNode(first.mode, first.kind) ? slots : 1,
       publish: first.manifest === null ? null : { manifest: first.manifest },
     };
   });

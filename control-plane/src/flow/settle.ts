@@ -49,25 +49,27 @@ export function settleFailure(
 /** Writes the ends of attempts, their results and keys, and what follows for their jobs. The caller's transaction has locked the tasks. */
 export async function settle(deps: SettleDeps, sql: Sql, settlements: readonly Settlement[]): Promise<Settled> {
   const byJob = Map.groupBy(settlements, (one) => one.outcome.task.job_id);
-  const rows = new Map<string, JobRow>();
-  for (const jobId of [...byJob.keys()].sort()) {
-    rows.set(jobId, await deps.db.jobs.tallyJob(sql, tallyOf(jobId, byJob.get(jobId) as Settlement[])));
-  }
-  await deps.db.tasks.applyOutcomes(
-    sql,
-    settlements.map((one) => one.outcome),
-  );
-  await insertResults(deps, sql, settlements, rows);
+  // None of these needs the answer of another: they go out together, in this order.
+  const [, , ...rows] = await Promise.all([
+    deps.db.tasks.applyOutcomes(
+      sql,
+      settlements.map((one) => one.outcome),
+    ),
+    insertResults(deps, sql, settlements),
+    ...[...byJob.keys()]
+      .sort()
+      .map((jobId) => deps.db.jobs.tallyJob(sql, tallyOf(jobId, byJob.get(jobId) as Settlement[]))),
+  ]);
   const jobs: JobRow[] = [];
   const cancelled: (AttemptKey & { nodeId: string })[] = [];
-  for (const [jobId, row] of rows) {
-    const keys = (byJob.get(jobId) as Settlement[]).flatMap((one) =>
+  for (const row of rows) {
+    const keys = (byJob.get(row.id) as Settlement[]).flatMap((one) =>
       (one.keys ?? []).map((key) => ({ key, parent: one.outcome.task })),
     );
     if (keys.length > 0)
       await deps.db.tasks.insertKeyTasks(
         sql,
-        jobId,
+        row.id,
         keys.map(({ key, parent }) => ({ id: mintId("task"), parent, ...key })),
       );
     const stopped = await cancelRest(deps, sql, row);
@@ -91,23 +93,12 @@ function tallyOf(jobId: string, settlements: readonly Settlement[]) {
   return tally;
 }
 
-async function insertResults(
-  deps: SettleDeps,
-  sql: Sql,
-  settlements: readonly Settlement[],
-  jobs: ReadonlyMap<string, JobRow>,
-): Promise<void> {
+async function insertResults(deps: SettleDeps, sql: Sql, settlements: readonly Settlement[]): Promise<void> {
   const results = settlements.flatMap(({ outcome, result }) => {
     if (result === undefined) return [];
     const head = result.head === null ? null : Buffer.from(result.head, "base64");
-    const spec = (jobs.get(outcome.task.job_id) as JobRow).spec;
     return [
-      {
-        task: outcome.task,
-        result: result.result,
-        format: spec.output.format,
-        head: head !== null && head.length <= HEAD_BYTES_MAX ? head : null,
-      },
+      { task: outcome.task, result: result.result, head: head !== null && head.length <= HEAD_BYTES_MAX ? head : null },
     ];
   });
   if (results.length > 0) await deps.db.results.insertResults(sql, results);
@@ -143,6 +134,7 @@ export function announceSettled(deps: SettleDeps, settled: Settled): void {
   deps.dispatcher.cancel(settled.cancelled);
   for (const job of settled.jobs) {
     deps.changes.notify(topics.job(job.id));
+    if (job.finished_at !== null) deps.changes.notify(topics.jobEnd(job.id));
     if (job.cluster_id !== null) deps.changes.notify(topics.room(job.cluster_id));
     if (job.finished_at !== null) {
       deps.log.info(

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import {
   type ClusterShape,
+  INLINE_PLAN_BYTES_MAX,
   type JobMode,
   type JobSpec,
   mintId,
@@ -12,9 +13,13 @@ import {
 } from "@frazil/contracts";
 import { checkPlanBytes, checkRelease, checkSpec } from "../domain/check-spec.ts";
 import { hashShape, shapeOf } from "../domain/shape.ts";
-import { type Deps, type JobRow, type NewPlan, type NewTasks, type Sql, topics, type WorkspaceRow } from "./deps.ts";
+import { type Deps, type JobRow, type LeasedTask, type NewPlan, topics, type WorkspaceRow } from "./deps.ts";
+import { makeTemplate } from "./templates.ts";
 
-type SubmitDeps = Pick<Deps, "pool" | "db" | "sealer" | "clouds" | "queue" | "changes" | "log">;
+type SubmitDeps = Pick<
+  Deps,
+  "pool" | "db" | "sealer" | "clouds" | "queue" | "changes" | "dispatcher" | "templates" | "settings" | "log"
+>;
 
 export interface Submitter {
   readonly workspace: WorkspaceRow;
@@ -44,7 +49,7 @@ export function sealPlan(deps: Pick<Deps, "sealer">, workspaceId: string, kind: 
   };
 }
 
-/** Accepts one query: a single task, or one that finds the keys of a partitioned job. */
+/** Accepts one query: a single task, or one that finds the keys of a partitioned job. An idle warm node gets it in the same statement. */
 export async function submitOne(
   deps: SubmitDeps,
   submitter: Submitter,
@@ -53,15 +58,55 @@ export async function submitOne(
   body: Uint8Array,
 ): Promise<JobRow> {
   const { workspace } = submitter;
-  const sealed = sealPlan(deps, workspace.id, plan.kind, planBytes(plan, spec));
+  const newPlan = sealPlan(deps, workspace.id, plan.kind, planBytes(plan, spec));
   const mode = spec.partitionBy === null ? "single" : "partitioned";
-  const draft = await draftJob(deps, submitter, spec, mode, createHash("sha256").update(body).digest());
-  return accept(deps, draft, async (sql) => ({
-    kind: kindOfTasks(spec),
-    ids: [mintId("task")],
-    frames: [null],
-    planIds: await deps.db.plans.storePlans(sql, workspace.id, [sealed]),
-  }));
+  const { draft, full } = await draftJob(deps, submitter, spec, mode, createHash("sha256").update(body).digest());
+  const kind = kindOfTasks(spec);
+  const taskId = mintId("task");
+  const claim = deps.dispatcher.claim(draft);
+  let isDelivered = false;
+  try {
+    const job = await deps.db.jobs.insertJob(deps.pool, draft, {
+      kind,
+      ids: [taskId],
+      frames: [null],
+      planIds: [null],
+      newPlan,
+      claim: claim === undefined ? null : { nodeId: claim.nodeId, ttlMs: deps.settings.leaseTtlMs },
+    });
+    if (job === undefined) return await repeated(deps, draft);
+    const template = makeTemplate(job, full, workspace);
+    deps.templates.keep(template);
+    if (claim !== undefined && job.status === "running") {
+      isDelivered = true;
+      deps.dispatcher.deliver(claim, firstLease(job, kind, taskId, newPlan), template);
+    }
+    announce(deps, job);
+    return job;
+  } finally {
+    if (claim !== undefined && !isDelivered) deps.dispatcher.unclaim(claim);
+  }
+}
+
+/** The task that was leased as it was inserted. */
+function firstLease(job: JobRow, kind: TaskKind, taskId: string, plan: NewPlan): LeasedTask {
+  return {
+    id: taskId,
+    job_id: job.id,
+    mode: job.mode,
+    kind,
+    attempt: 1,
+    frame: null,
+    ordinal: 0,
+    parent_id: null,
+    key_path: null,
+    key_token: null,
+    plan_id: job.new_plan_id as string,
+    plan_kind: plan.kind,
+    sealed_plan: plan.sizeBytes <= INLINE_PLAN_BYTES_MAX ? plan.sealed : null,
+    split_state: null,
+    manifest: null,
+  };
 }
 
 /** Accepts many frames whose plans were stored already (they are content-addressed: storing them is harmless if the rest never comes). */
@@ -80,20 +125,25 @@ export async function submitMany(
       `A job may have ${TASKS_PER_JOB_MAX} tasks, this one has ${planIds.length}; send it as several jobs.`,
     );
   }
-  const draft = await draftJob(deps, submitter, spec, "many", requestHash);
-  return accept(deps, draft, async () => ({
+  const { draft } = await draftJob(deps, submitter, spec, "many", requestHash);
+  const job = await deps.db.jobs.insertJob(deps.pool, draft, {
     kind: kindOfTasks(spec),
     ids: planIds.map(() => mintId("task")),
     frames: planIds.map((_, index) => index),
     planIds,
-  }));
+    newPlan: null,
+    claim: null,
+  });
+  if (job === undefined) return repeated(deps, draft);
+  announce(deps, job);
+  return job;
 }
 
 function kindOfTasks(spec: JobSpec): TaskKind {
   return spec.partitionBy === null ? "query" : "split";
 }
 
-type Draft = Awaited<ReturnType<typeof draftJob>>;
+type Draft = Awaited<ReturnType<typeof draftJob>>["draft"];
 
 /** Everything about a job but its tasks, checked. */
 async function draftJob(deps: SubmitDeps, submitter: Submitter, spec: JobSpec, mode: JobMode, requestHash: Buffer) {
@@ -103,7 +153,7 @@ async function draftJob(deps: SubmitDeps, submitter: Submitter, spec: JobSpec, m
   const refusal = cloudOf(deps, target.shape).refusal(target.shape);
   if (refusal !== undefined) throw new Problem("not_available", refusal);
   const full: JobSpec = { ...spec, context: { ...target.context } };
-  return {
+  const draft = {
     id: mintId("job"),
     workspaceId: workspace.id,
     userName: submitter.user,
@@ -117,6 +167,7 @@ async function draftJob(deps: SubmitDeps, submitter: Submitter, spec: JobSpec, m
     requestHash: submitter.idempotencyKey === null ? null : requestHash,
     retryOf: null,
   };
+  return { draft, full };
 }
 
 /** A started cluster by id, the context asked for, or the workspace's default. Packages and environment always come from the context asked for. */
@@ -159,18 +210,10 @@ function withoutSecrets(spec: JobSpec): JobSpec {
   };
 }
 
-/** Writes job, tasks, plans and event in one transaction; then, and only then, tells others. A repeated idempotency key gives the first job back. */
-async function accept(deps: SubmitDeps, draft: Draft, makeTasks: (sql: Sql) => Promise<NewTasks>): Promise<JobRow> {
-  const job = await deps.pool.transact(async (sql) => deps.db.jobs.insertJob(sql, draft, await makeTasks(sql)));
-  if (job === undefined) return repeated(deps, draft);
-  announce(deps, job);
-  return job;
-}
-
-/** Wakes whoever can go on with a new job: the dispatcher of its warm cluster, or the placing step. */
+/** Tells who can go on with a new job, unless a node has it already: the dispatcher of its warm cluster, or the placing step. */
 export function announce(deps: Pick<Deps, "changes" | "queue" | "log">, job: JobRow): void {
   if (job.cluster_id === null) deps.queue.send("place", job.id);
-  else deps.changes.notify(topics.room(job.cluster_id));
+  else if (job.status === "queued") deps.changes.notify(topics.room(job.cluster_id));
   deps.log.info(
     { job: job.id, workspace: job.workspace_id, mode: job.mode, tasks: job.tasks_total, cluster: job.cluster_id },
     "submitted",

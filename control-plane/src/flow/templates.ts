@@ -1,36 +1,52 @@
 import { HEAD_BYTES_MAX, JobSpec, type RunTemplate } from "@frazil/contracts";
-import type { Deps, JobRow } from "./deps.ts";
+import type { Deps, JobRow, WorkspaceRow } from "./deps.ts";
 
 /** Templates kept per process: jobs that were leased lately. */
 const KEPT_MAX = 500;
 
-export type TemplateSource = (
-  jobId: string,
-) => Promise<{ template: RunTemplate; job: Pick<JobRow, "mode" | "user_name"> }>;
+export interface Templates {
+  of(jobId: string): Promise<RunTemplate>;
+  /** Keeps the template of a job that was just submitted here, so that its lease need not read it back. */
+  keep(template: RunTemplate): void;
+}
 
 /** Makes (and keeps for a while) what all runs of a job share. Secrets are opened here, and only leave to the nodes of the job's own workspace. */
-export function keepTemplates(deps: Pick<Deps, "db" | "pool" | "sealer">): TemplateSource {
-  const kept = new Map<string, ReturnType<TemplateSource>>();
-  return (jobId) => {
-    const known = kept.get(jobId);
-    if (known !== undefined) return known;
-    const made = makeTemplate(deps, jobId);
+export function openTemplates(deps: Pick<Deps, "db" | "pool" | "sealer">): Templates {
+  const kept = new Map<string, Promise<RunTemplate>>();
+  const put = (jobId: string, made: Promise<RunTemplate>) => {
     kept.set(jobId, made);
-    made.catch(() => kept.delete(jobId));
     if (kept.size > KEPT_MAX) kept.delete(kept.keys().next().value as string);
     return made;
   };
+  return {
+    of(jobId) {
+      const known = kept.get(jobId);
+      if (known !== undefined) return known;
+      const made = loadTemplate(deps, jobId);
+      made.catch(() => kept.delete(jobId));
+      return put(jobId, made);
+    },
+    keep: (template) => void put(template.jobId, Promise.resolve(template)),
+  };
 }
 
-async function makeTemplate(deps: Pick<Deps, "db" | "pool" | "sealer">, jobId: string) {
+async function loadTemplate(deps: Pick<Deps, "db" | "pool" | "sealer">, jobId: string): Promise<RunTemplate> {
   const job = await deps.db.jobs.loadJob(deps.pool, jobId);
   if (job === undefined) throw new Error(`leased a task of ${jobId}, which is not there`);
   const workspace = await deps.db.tokens.loadWorkspace(deps.pool, job.workspace_id);
   if (workspace === undefined) throw new Error(`${jobId} belongs to no workspace`);
   const spec = JobSpec.parse(JSON.parse(deps.sealer.open(job.sealed, job.workspace_id).toString("utf8")));
-  const template: RunTemplate = {
-    jobId,
-    workspaceId: job.workspace_id,
+  return makeTemplate(job, spec, workspace);
+}
+
+export function makeTemplate(
+  job: Pick<JobRow, "id" | "user_name">,
+  spec: JobSpec,
+  workspace: WorkspaceRow,
+): RunTemplate {
+  return {
+    jobId: job.id,
+    workspaceId: workspace.id,
     user: job.user_name,
     polars: spec.client.polars,
     python: spec.client.python,
@@ -47,5 +63,4 @@ async function makeTemplate(deps: Pick<Deps, "db" | "pool" | "sealer">, jobId: s
     headBytesMax: workspace.keep_heads ? HEAD_BYTES_MAX : 0,
     timeoutMs: spec.timeoutMs,
   };
-  return { template, job };
 }

@@ -2,6 +2,7 @@ import type { IncomingMessage, Server } from "node:http";
 import type { Duplex } from "node:stream";
 import { FromNode, NODE_MESSAGE_BYTES_MAX, type ToNode } from "@frazil/contracts";
 import { type WebSocket, WebSocketServer } from "ws";
+import { hashShape } from "../domain/shape.ts";
 import type { ConnectedNode } from "../flow/deps.ts";
 import { topics } from "../flow/deps.ts";
 import type { Link } from "../flow/dispatch.ts";
@@ -50,6 +51,7 @@ async function serve(deps: NodeDeps, node: ConnectedNode, connection: WebSocket)
     nodeId: node.id,
     clusterId: node.cluster_id,
     workspaceId: node.workspace_id,
+    shapeHash: hashShape(node.shape),
     slots: node.shape.cpus,
     send(message: ToNode) {
       if (connection.bufferedAmount > UNSENT_BYTES_MAX) return connection.terminate();

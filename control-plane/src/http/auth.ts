@@ -1,11 +1,13 @@
 import { Problem } from "@frazil/contracts";
 import { createMiddleware } from "hono/factory";
 import { hashToken, sameHash, tokenPrefix } from "../domain/tokens.ts";
-import type { ConnectedNode, Deps } from "../flow/deps.ts";
+import type { ConnectedNode, Deps, WorkspaceRow } from "../flow/deps.ts";
 
 export interface Caller {
   readonly workspaceId: string;
   readonly user: string;
+  /** As it was at most a few seconds ago. */
+  readonly workspace: WorkspaceRow;
 }
 export interface AppEnv {
   Variables: { caller: Caller; node: ConnectedNode };
@@ -42,7 +44,8 @@ async function findCaller(deps: Pick<Deps, "db" | "pool">, token: string): Promi
   if (prefix === undefined) return undefined;
   const row = await deps.db.tokens.findToken(deps.pool, prefix);
   if (row === undefined || row.expired || !sameHash(row.hash, hashToken(token))) return undefined;
-  return { workspaceId: row.workspace_id, user: row.user_name };
+  const workspace = await deps.db.tokens.loadWorkspace(deps.pool, row.workspace_id);
+  return workspace === undefined ? undefined : { workspaceId: workspace.id, user: row.user_name, workspace };
 }
 
 /** Nodes' tokens: sets `node`, or answers 401. */

@@ -178,9 +178,7 @@ export function jobRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {
 
 function submissions(app: OpenAPIHono<AppEnv>, deps: HttpDeps): void {
   app.openapi(submit, async (c) => {
-    const { workspaceId, user } = c.get("caller");
-    const workspace = await deps.db.tokens.loadWorkspace(deps.pool, workspaceId);
-    if (workspace === undefined) throw new Problem("unauthenticated", "This token's workspace is gone.");
+    const { workspaceId, workspace, user } = c.get("caller");
     const submitter = { workspace, user, idempotencyKey: c.req.valid("header")["idempotency-key"] ?? null };
     const type = (c.req.header("content-type") ?? "").split(";")[0]?.trim().toLowerCase();
     const read = type === "application/json" ? readOne : type === "application/x-ndjson" ? readMany : undefined;

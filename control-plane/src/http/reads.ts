@@ -10,11 +10,9 @@ export interface HttpDeps extends Deps {
 const LOOK_AGAIN_MS = 5_000;
 
 export async function readJob(deps: Deps, workspaceId: string, jobId: string): Promise<Job> {
-  const row = await deps.db.jobs.loadJobOf(deps.pool, workspaceId, jobId);
-  if (row === undefined) throw new Problem("not_found", `There is no job ${jobId} in this workspace.`);
-  const wantsResult = row.mode === "single" && row.status === "succeeded";
-  const results = wantsResult ? await deps.db.results.listResults(deps.pool, jobId, -1, 1) : [];
-  return viewJob(row, results[0]?.result ?? null);
+  const reading = await deps.db.jobs.loadJobOf(deps.pool, workspaceId, jobId);
+  if (reading === undefined) throw new Problem("not_found", `There is no job ${jobId} in this workspace.`);
+  return viewJob(reading.job, reading.result);
 }
 
 /** Answers when `isEnough` holds, after `seconds`, or when the caller went away. Never misses a change: it subscribes before it looks. */
@@ -25,7 +23,8 @@ export async function waitForJob(
   wait: { seconds: number; signal: AbortSignal; isEnough?: (job: Job) => boolean },
 ): Promise<Job> {
   const isEnough = wait.isEnough ?? ((job: Job) => isFinalJobStatus(job.status));
-  return waitUntil(deps, topics.job(jobId), wait, () => readJob(deps, workspaceId, jobId), isEnough);
+  const topic = wait.isEnough === undefined ? topics.jobEnd(jobId) : topics.job(jobId);
+  return waitUntil(deps, topic, wait, () => readJob(deps, workspaceId, jobId), isEnough);
 }
 
 async function waitUntil<T>(

@@ -8,10 +8,10 @@ import {
   TASKS_PER_JOB_MAX,
 } from "@frazil/contracts";
 import type { z } from "zod";
-import type { Deps, JobRow, NewPlan } from "../flow/deps.ts";
+import type { JobRow, NewPlan } from "../flow/deps.ts";
 import { planBytes, type Submitter, sealPlan, submitMany, submitOne } from "../flow/submit.ts";
 
-type SubmissionDeps = Pick<Deps, "pool" | "db" | "sealer" | "clouds" | "queue" | "changes" | "log">;
+type SubmissionDeps = Parameters<typeof submitOne>[0];
 
 /** Plans that are stored together. */
 const PLANS_PER_WRITE = 200;
