@@ -1,7 +1,6 @@
 import { defineConfig } from "vitest/config";
 
 const TEST_TIMEOUT_MS = 30_000;
-const E2E_TIMEOUT_MS = 120_000;
 
 export default defineConfig({
   test: {
@@ -9,7 +8,11 @@ export default defineConfig({
       {
         test: {
           name: "unit",
-          include: ["{contracts,control-plane,infra,migrations,cli}/src/**/*.test.ts", "runner/agent/src/**/*.test.ts"],
+          include: [
+            "{contracts,control-plane,infra,migrations,cli}/src/**/*.test.ts",
+            "runner/agent/src/**/*.test.ts",
+            "scripts/**/*.test.mjs",
+          ],
           testTimeout: TEST_TIMEOUT_MS,
         },
       },
@@ -20,15 +23,6 @@ export default defineConfig({
           globalSetup: ["test/harness/global-setup.ts"],
           testTimeout: TEST_TIMEOUT_MS,
           hookTimeout: TEST_TIMEOUT_MS,
-        },
-      },
-      {
-        test: {
-          name: "e2e",
-          include: ["test/e2e/**/*.test.ts"],
-          testTimeout: E2E_TIMEOUT_MS,
-          hookTimeout: E2E_TIMEOUT_MS,
-          fileParallelism: false,
         },
       },
     ],

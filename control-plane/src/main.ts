@@ -11,7 +11,7 @@ const CLOSE_MS_MAX = 10_000;
 
 async function main(): Promise<void> {
   const config = readConfig(process.env);
-  const log = pino({ level: config.logLevel, base: { process: "control-plane" } });
+  const log = pino({ level: config.logLevel, base: { process: "control-plane", pid: process.pid } });
   const local = openLocalCloud({
     nodesDir: join(config.home, "nodes"),
     agentCommand: agentCommand(),

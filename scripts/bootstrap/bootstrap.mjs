@@ -1,4 +1,4 @@
-import { withBootstrapLock } from "./lock.mjs";
+import { withLock } from "./lock.mjs";
 import { nodeModules } from "./node-modules.mjs";
 import { projectPath } from "./paths.mjs";
 import { findNodeFolder } from "./pinned-node.mjs";
@@ -19,7 +19,7 @@ export async function bootstrap() {
 
 async function ensure(part, env) {
   if (part.isReady()) return;
-  await withBootstrapLock(async () => {
+  await withLock(async () => {
     if (part.isReady()) return;
     const startedAt = Date.now();
     process.stdout.write(`setup: ${part.name} ...\n`);

@@ -1,5 +1,5 @@
 import { linkSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { STATE_DIR } from "./paths.mjs";
 
@@ -7,46 +7,40 @@ const LOCK_FILE = join(STATE_DIR, "bootstrap.lock");
 const WAIT_LIMIT_MS = 10 * 60_000;
 const POLL_MS = 200;
 
-/** Runs `work` while no other process of this clone does the same. Waits at most 10 minutes; a dead owner's lock is taken over. */
-export async function withBootstrapLock(work) {
-  mkdirSync(STATE_DIR, { recursive: true });
-  await acquire();
-  const release = () => rmSync(LOCK_FILE, { force: true });
-  process.once("exit", release);
+/** Runs `work` while no other process does the same. Waits at most 10 minutes; a dead owner's lock is taken over. */
+export async function withLock(work, file = LOCK_FILE) {
+  mkdirSync(dirname(file), { recursive: true });
+  await acquire(file);
   try {
     return await work();
   } finally {
-    process.off("exit", release);
-    release();
+    rmSync(file, { force: true });
   }
 }
 
-async function acquire() {
+async function acquire(file) {
   const deadlineAt = Date.now() + WAIT_LIMIT_MS;
   let announced = false;
-  while (!tryAcquire()) {
-    const owner = readOwner();
-    if (owner !== undefined && !isAlive(owner)) {
-      removeLockOf(owner);
+  while (!tryAcquire(file)) {
+    const owner = readIfExists(file);
+    if (owner === undefined) continue;
+    if (describeProcess(Number.parseInt(owner, 10)) !== owner) {
+      discard(file, owner);
       continue;
     }
-    if (Date.now() > deadlineAt) {
-      throw new Error(
-        `process ${owner} still holds ${LOCK_FILE} after 10 minutes; end it, or delete the file if it is not a setup of this clone`,
-      );
-    }
-    if (!announced) console.log(`waiting for the setup that process ${owner} is running`);
+    if (Date.now() > deadlineAt) throw new Error(`process ${owner} still holds ${file} after 10 minutes`);
+    if (!announced) console.log(`waiting for the setup that process ${Number.parseInt(owner, 10)} is running`);
     announced = true;
     await delay(POLL_MS);
   }
 }
 
 /** The file appears together with its content, so that nobody ever reads a lock without an owner. */
-function tryAcquire() {
-  const draft = `${LOCK_FILE}.${process.pid}`;
-  writeFileSync(draft, String(process.pid));
+function tryAcquire(file) {
+  const draft = `${file}.${process.pid}`;
+  writeFileSync(draft, describeProcess(process.pid));
   try {
-    linkSync(draft, LOCK_FILE);
+    linkSync(draft, file);
     return true;
   } catch (error) {
     if (error.code === "EEXIST") return false;
@@ -56,13 +50,22 @@ function tryAcquire() {
   }
 }
 
-function readOwner() {
+function readIfExists(file) {
   try {
-    return Number(readFileSync(LOCK_FILE, "utf8"));
+    return readFileSync(file, "utf8");
   } catch (error) {
     if (error.code === "ENOENT") return undefined;
     throw error;
   }
+}
+
+/** Id and, where /proc tells it, start of a living process: ids come back. Empty when there is no such process. */
+function describeProcess(pid) {
+  if (!isAlive(pid)) return "";
+  if (process.platform !== "linux") return String(pid);
+  const stat = readIfExists(`/proc/${pid}/stat`) ?? "";
+  // The command's name, in parentheses, may hold spaces; the start is the 22nd field, the 20th after it.
+  return `${pid} ${stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19]}`;
 }
 
 function isAlive(pid) {
@@ -75,11 +78,11 @@ function isAlive(pid) {
 }
 
 /** Two processes may both see the dead owner: the one that moved away a live lock by mistake puts it back. */
-function removeLockOf(owner) {
-  const aside = `${LOCK_FILE}.stale.${process.pid}`;
+function discard(file, owner) {
+  const aside = `${file}.dead.${process.pid}`;
   try {
-    renameSync(LOCK_FILE, aside);
-    if (Number(readFileSync(aside, "utf8")) !== owner) linkSync(aside, LOCK_FILE);
+    renameSync(file, aside);
+    if (readFileSync(aside, "utf8") !== owner) linkSync(aside, file);
   } catch (error) {
     if (error.code !== "ENOENT" && error.code !== "EEXIST") throw error;
   } finally {

@@ -17,7 +17,7 @@ export function machinePath() {
     .join(delimiter);
 }
 
-/** PATH for everything that runs after the bootstrap: the pinned Node, then the project's commands, then the machine's. */
+/** PATH for everything that runs after the bootstrap. Last come uv and redis-server from .venv, for machines that have none. */
 export function projectPath(nodeFolder) {
-  return [nodeFolder, LOCAL_BIN, machinePath()].join(delimiter);
+  return [nodeFolder, LOCAL_BIN, machinePath(), VENV_BIN].join(delimiter);
 }

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, rmSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { ROOT, STATE_DIR, VENV_BIN } from "../bootstrap/paths.mjs";
 import { runCommand } from "../bootstrap/run-command.mjs";
@@ -8,12 +8,13 @@ import { readJunitReport, readVitestReport } from "./reports.mjs";
 
 const REPORTS_DIR = join(STATE_DIR, "reports");
 const PYTHON_TESTS = ["client/tests", "runner/engine/tests"];
+const END_TO_END_TESTS = "test/e2e";
 
 /** Everything that `npm test` runs, in this order. */
 export const SUITES = [
   ...CHECKS.map(({ name, command }) => ({ name, kind: "check", run: (env) => runCheck(env, command) })),
   { name: "unit", kind: "tests", run: (env, args) => runVitest(env, "unit", args) },
-  { name: "python", kind: "tests", run: runPytest },
+  { name: "python", kind: "tests", run: (env, args) => runPytest(env, "python", args.length > 0 ? args : PYTHON_TESTS) },
   { name: "integration", kind: "tests", run: (env, args) => runVitest(env, "integration", args) },
   { name: "e2e", kind: "tests", run: runEndToEnd },
 ];
@@ -42,15 +43,15 @@ async function runVitest(env, project, args) {
   return agreeWithExitCode(readVitestReport(report), code);
 }
 
+/** The Python client and the CLI against the bundled programs. */
 async function runEndToEnd(env, args) {
   await buildBundles(env);
-  return runVitest(env, "e2e", args);
+  return runPytest(env, "e2e", args.length > 0 ? args : [END_TO_END_TESTS]);
 }
 
-async function runPytest(env, args) {
-  const report = freshReport("python.xml");
-  const folders = PYTHON_TESTS.filter((folder) => existsSync(join(ROOT, folder)));
-  const pytestArgs = ["-m", "pytest", "--junitxml", report, ...(args.length > 0 ? args : folders)];
+async function runPytest(env, name, args) {
+  const report = freshReport(`${name}.xml`);
+  const pytestArgs = ["-m", "pytest", "--junitxml", report, ...args];
   const code = await runCommand(join(VENV_BIN, "python"), pytestArgs, { env });
   return agreeWithExitCode(readJunitReport(report), code);
 }

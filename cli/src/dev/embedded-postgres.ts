@@ -80,14 +80,17 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   }
 }
 
-/** Deletes the data that `startEmbeddedPostgres` keeps for `dir`. Rejects while a living process holds it. */
+/** Deletes the data that `startEmbeddedPostgres` keeps for `dir`, if any. Rejects while a living process holds it. */
 export async function eraseEmbeddedPostgres(dir: string): Promise<void> {
-  const state = await readState(dir);
-  const home = state?.home ?? dir;
+  const home = (await readState(dir))?.home ?? dir;
+  if (!(await exists(home))) return;
   const release = await claim(join(home, "postgres.lock"), `the Postgres data of ${dir}`);
-  await stopLeftover(join(home, "data"));
-  await eraseHome(dir);
-  await release();
+  try {
+    await stopLeftover(join(home, "data"));
+    await eraseHome(dir);
+  } finally {
+    await release();
+  }
 }
 
 interface Place {

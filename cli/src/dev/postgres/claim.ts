@@ -1,4 +1,5 @@
 import { execFile } from "node:child_process";
+import { randomUUID } from "node:crypto";
 import { link, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { promisify } from "node:util";
 import { z } from "zod";
@@ -26,7 +27,7 @@ export async function claim(file: string, what: string): Promise<() => Promise<v
 
 /** The file appears together with its content: nobody ever reads a claim without an owner. */
 async function tryCreate(file: string, owner: Owner): Promise<boolean> {
-  const draft = `${file}.${process.pid}`;
+  const draft = `${file}.${randomUUID()}`;
   await writeFile(draft, JSON.stringify(owner));
   try {
     await link(draft, file);

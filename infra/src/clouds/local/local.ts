@@ -150,6 +150,7 @@ async function endAll(nodesDir: string): Promise<void> {
     });
   for (const identity of running()) process.kill(identity.pid, "SIGTERM");
   const deadline = Date.now() + CLOSE_DRAIN_MS;
-  while (running().length > 0 && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, CLOSE_POLL_MS));
+  while (running().length > 0 && Date.now() < deadline)
+    await new Promise((resolve) => setTimeout(resolve, CLOSE_POLL_MS));
   for (const identity of running()) process.kill(identity.pid, "SIGKILL");
 }

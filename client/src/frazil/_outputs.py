@@ -1,0 +1,234 @@
+"""Where results go: destinations, formats, and the keyword arguments of Polars' own sinks."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import polars as pl
+
+from frazil._wire import Format, Mode
+from frazil.errors import UnsupportedArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_EXTENSIONS: dict[str, Format] = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".arrow": "ipc",
+    ".ipc": "ipc",
+    ".feather": "ipc",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+}
+
+# Arguments of sinks that mean something else here, or nothing.
+_OWN = frozenset({"self", "path", "storage_options"})
+_REFUSED = {
+    "lazy": "the query runs remotely at once; there is no lazy sink",
+    "optimizations": "a plan travels unoptimised, and the engine optimises it with Polars' defaults",
+    "credential_provider": "a Python function can't travel; give storage_options=, or rely on the machine's own",
+    "engine": "give engine= to .remote()",
+    "sinked_paths_callback": "a Python function can't travel; the result's .locations lists the files",
+    "arrow_schema": "an Arrow schema object can't travel",
+    "encryption": "encryption keys can't travel",
+    "field_overwrites": "such objects can't travel",
+    "use_pyarrow": "the engine writes with Polars itself",
+    "pyarrow_options": "the engine writes with Polars itself",
+    "partition_by": "use .partition_by(...) on the remote frame",
+    "partition_chunk_size_bytes": "use .partition_by(...) on the remote frame",
+}
+# Values that ask for nothing beyond what happens anyway.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "lazy": (False,),
+    "credential_provider": ("auto", None),
+    "engine": ("auto",),
+    "sinked_paths_callback": (None,),
+    "arrow_schema": (None,),
+    "encryption": (None,),
+    "field_overwrites": (None,),
+    "use_pyarrow": (False,),
+    "pyarrow_options": (None,),
+    "partition_by": (None,),
+    "mkdir": (True, False),  # Directories are made as needed.
+}
+
+
+@dataclass(frozen=True)
+class Sink:
+    """A checked output, ready to travel. Storage options may hold secrets and do not show in the repr."""
+
+    format: Format
+    destination: str | None = None
+    mode: Mode = "error"
+    options: dict[str, Any] = field(default_factory=dict)
+    storage_options: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "storage_options": {}}  # A pickle may go anywhere.
+
+    def payload(self) -> dict[str, Any]:
+        return {
+            "format": self.format,
+            "destination": self.destination,
+            "mode": self.mode,
+            "options": self.options,
+            "storageOptions": self.storage_options,
+        }
+
+
+def make_sink(
+    format: Format,
+    destination: str | Path | None,
+    mode: Mode,
+    storage_options: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+) -> Sink:
+    """Checks what was given, and makes a local destination absolute on this machine."""
+    if format not in get_args(Format):
+        raise UnsupportedArgument(f"unknown format {format!r}: one of {', '.join(get_args(Format))}")
+    if mode not in get_args(Mode):
+        raise UnsupportedArgument(f"unknown mode {mode!r}: one of {', '.join(get_args(Mode))}")
+    return Sink(format, destination_text(destination), mode, _checked_options(format, options), _texts(storage_options))
+
+
+def destination_text(destination: str | Path | None) -> str | None:
+    if destination is None:
+        return None
+    if not isinstance(destination, (str, os.PathLike)):
+        raise UnsupportedArgument(
+            f"a destination is a path or URL, not {type(destination).__name__}",
+            hint="to partition the output by a key, use .partition_by(...) on the remote frame",
+        )
+    text = os.fspath(destination)
+    if not text:
+        raise UnsupportedArgument(
+            "the destination is empty", hint="leave it out to keep the result at the results location"
+        )
+    if text.startswith("file://"):
+        from urllib.parse import unquote, urlsplit
+
+        text = unquote(urlsplit(text).path)
+    if _URL.match(text):
+        return text
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def format_of(destination: str | Path | None, default: Format) -> Format:
+    """The format that a destination's extension names, else the default."""
+    suffix = Path(os.fspath(destination)).suffix.lower() if destination is not None else ""
+    return _EXTENSIONS.get(suffix, default)
+
+
+def _checked_options(format: Format, options: Mapping[str, Any]) -> dict[str, Any]:
+    checked: dict[str, Any] = {}
+    known = _known_options(format)
+    for name, value in options.items():
+        if name in _NEUTRAL and any(value is neutral or value == neutral for neutral in _NEUTRAL[name]):
+            continue
+        if name in _REFUSED:
+            raise UnsupportedArgument(f"{name}= can't be used here: {_REFUSED[name]}")
+        if name not in known:
+            raise UnsupportedArgument(f"sink_{format}() of Polars {pl.__version__} has no argument {name!r}")
+        if isinstance(value, pl.CompatLevel):
+            value = value._version  # As a number it travels.
+        if callable(value):
+            raise UnsupportedArgument(f"{name}=: a Python function can't travel to another machine")
+        try:
+            checked[name] = json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError):
+            raise UnsupportedArgument(f"{name}=: {type(value).__name__} can't travel to another machine") from None
+    return checked
+
+
+@lru_cache(maxsize=8)
+def _known_options(format: Format) -> frozenset[str]:
+    return frozenset(inspect.signature(getattr(pl.LazyFrame, f"sink_{format}")).parameters) - _OWN
+
+
+def _texts(storage_options: Mapping[str, Any] | None) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for name, value in (storage_options or {}).items():
+        if isinstance(value, bool):
+            texts[name] = "true" if value else "false"
+        elif isinstance(value, (str, int, float)):
+            texts[name] = str(value)
+        elif value is not None:
+            raise UnsupportedArgument(
+                f"storage_options[{name!r}]: expected text or a number, not {type(value).__name__}"
+            )
+    return texts
+
+
+class Dst:
+    """A destination with its format and write options, for `spawn` and `spawn_many`."""
+
+    _format: Format
+
+    def __init__(
+        self,
+        uri: str | Path | None = None,
+        *,
+        mode: Mode = "error",
+        storage_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        self.sink = make_sink(self._format, uri, mode, storage_options, options)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.sink.destination!r}, mode={self.sink.mode!r})"
+
+
+class ParquetDst(Dst):
+    """Parquet at a path or URL (None: the workspace's results location), with the options of `LazyFrame.sink_parquet`.
+
+    Examples
+    --------
+    >>> pc.spawn(lf, dst=pc.ParquetDst("s3://dst/", compression="snappy", mode="overwrite"))
+    """
+
+    _format = "parquet"
+
+
+class CsvDst(Dst):
+    """CSV at a path or URL (None: the workspace's results location), with the options of `LazyFrame.sink_csv`."""
+
+    _format = "csv"
+
+
+class IpcDst(Dst):
+    """Arrow IPC at a path or URL (None: the workspace's results location), with the options of `LazyFrame.sink_ipc`."""
+
+    _format = "ipc"
+
+
+class NdjsonDst(Dst):
+    """NDJSON at a path or URL (None: the workspace's results location), with the options of `LazyFrame.sink_ndjson`."""
+
+    _format = "ndjson"
+
+
+def resolve_sink(
+    dst: str | Path | Dst | None,
+    sink: Format | None,
+    mode: Mode,
+    storage_options: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+) -> Sink:
+    """The sink of `spawn`'s arguments: a `Dst` as it is; else the format asked for, or the extension's, or parquet."""
+    if isinstance(dst, Dst):
+        if sink is not None or mode != "error" or storage_options or options:
+            raise UnsupportedArgument(
+                f"give sink, mode, storage_options and write options to {type(dst).__name__}(...), not beside it"
+            )
+        return dst.sink
+    default: Format = "ipc" if dst is None else "parquet"
+    return make_sink(sink or format_of(dst, default), dst, mode, storage_options, options)

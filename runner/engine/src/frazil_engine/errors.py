@@ -1,0 +1,179 @@
+"""Turns exceptions into the errors that users see. Codes are those of contracts/src/errors.ts."""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+from collections.abc import Iterable
+from typing import Any
+
+from frazil_engine.limits import ERROR_HINT_CHARS_MAX, ERROR_MESSAGE_CHARS_MAX, ERROR_NAME_CHARS_MAX, ERROR_TRACEBACK_CHARS_MAX
+
+OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
+RETRYABLE_CODES = {"storage_failed", "internal"}
+# Options that say where or how, and are no secrets. Everything else is left out of messages.
+PLAIN_OPTION_NAMES = re.compile(r"region|endpoint|allow_http|bucket|container|virtual_hosted|timeout|retries|unsigned|account_name|^use_|conditional")
+SECRET_CHARS_MIN = 4
+REDACTED = "[redacted]"
+
+
+class Failure(Exception):
+    """A failure with a code of its own. `detail` is public: what was wrong and what to do next."""
+
+    def __init__(self, code: str, detail: str, *, hint: str | None = None, retryable: bool | None = None) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.hint = hint
+        self.retryable = code in RETRYABLE_CODES if retryable is None else retryable
+
+
+def secret_values(options: dict[str, str]) -> set[str]:
+    """Values of storage options that must not appear in messages."""
+    return {value for name, value in options.items() if len(value) >= SECRET_CHARS_MIN and not PLAIN_OPTION_NAMES.search(name.lower())}
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, REDACTED)
+    return text
+
+
+def describe_error(error: BaseException, secrets: Iterable[str] = ()) -> tuple[dict[str, Any], bool]:
+    """The error as contracts have it (`ErrorInfo`), and whether the same task may succeed when tried again."""
+    code, hint = classify(error)
+    retryable = error.retryable if isinstance(error, Failure) else code in RETRYABLE_CODES
+    info: dict[str, Any] = {"code": code, "message": clip(redact(read_message(error), secrets), ERROR_MESSAGE_CHARS_MAX)}
+    if not isinstance(error, Failure):
+        info["type"] = clip(type(error).__name__, ERROR_NAME_CHARS_MAX)
+        info["module"] = clip(str(type(error).__module__), ERROR_NAME_CHARS_MAX)
+        info["traceback"] = clip_middle(redact(format_traceback(error, keep_own=code == "internal"), secrets), ERROR_TRACEBACK_CHARS_MAX)
+    if hint is not None:
+        info["hint"] = clip(redact(hint, secrets), ERROR_HINT_CHARS_MAX)
+    return info, retryable
+
+
+def classify(error: BaseException) -> tuple[str, str | None]:
+    """The code of an error, and what to do next."""
+    if isinstance(error, Failure):
+        return error.code, error.hint
+    if isinstance(error, MemoryError):
+        return "out_of_memory", "Give the task more memory, or let the query reduce its data earlier."
+    in_user_code = any(is_user_frame(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__))
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        name = error.name.partition(".")[0]
+        return "user_code_failed", f'The engine has no module "{name}". Name the package that brings it: ComputeContext(packages=["{name}"]).'
+    if in_user_code or isinstance(error, (SystemExit, KeyboardInterrupt)) or is_unpickling(error):
+        return "user_code_failed", None
+    if is_polars_error(error) or isinstance(error, OSError):
+        return classify_polars_error(error)
+    return "internal", None
+
+
+def is_unpickling(error: BaseException) -> bool:
+    """Whether a pickle inside the plan could not be read, as when it names something that this machine's modules lack."""
+    return isinstance(error, (AttributeError, ImportError)) and frames_end_outside(error)
+
+
+def frames_end_outside(error: BaseException) -> bool:
+    """Whether the innermost frame belongs neither to this engine nor to Polars' own Python."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and not is_internal_file(frames[-1][0].f_code.co_filename)
+
+
+def is_polars_error(error: BaseException) -> bool:
+    """Whether Polars raised it: one of its own types, a panic, or an exception out of its Rust or Python code."""
+    if type(error).__module__.startswith(("polars.", "pyo3_runtime")):
+        return True
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and is_polars_file(frames[-1][0].f_code.co_filename)
+
+
+ACCESS_REFUSED = re.compile(
+    r"\b40[134]\b|access ?denied|forbidden|unauthorized|unauthenticated|permission denied|invalid ?access ?key|signature ?does ?not ?match|no ?such ?bucket"
+    r"|no ?such ?key|object at location .* not found|invalid credentials|NoSuchContainer|failed to .* credentials|is not a directory|no such file",
+    re.IGNORECASE,
+)
+STORAGE_TROUBLE = re.compile(
+    r"generic (s3|gcs|microsoftazure|http)|error performing|object[- ]store|error sending request|connection (refused|reset|closed)|timed? ?out|dns error"
+    r"|\b5\d\d (internal|bad gateway|service|gateway|slow)|slowdown|no space left|input/output error|stale file handle",
+    re.IGNORECASE,
+)
+
+
+def classify_polars_error(error: BaseException) -> tuple[str, str | None]:
+    if type(error).__name__ == "PanicException":
+        return "query_failed", "Polars panicked, which is a fault in Polars. Another engine choice or Polars release may run this query."
+    text = str(error)
+    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
+        return "storage_refused", "Check the path and its credentials as seen from the machine that runs the task."
+    if STORAGE_TROUBLE.search(text) or isinstance(error, OSError):
+        if ACCESS_REFUSED.search(text):
+            return "storage_refused", "Check the path, the credentials and what they allow."
+        return "storage_failed", None
+    return "query_failed", None
+
+
+def is_user_frame(filename: str) -> bool:
+    """Whether a frame is of the user's own code or of a library that the user called, not of this engine, Polars, or Python's start-up."""
+    return not is_internal_file(filename) and not filename.startswith("<frozen") and not is_pickle_file(filename)
+
+
+def is_internal_file(filename: str) -> bool:
+    return filename.startswith(OWN_FOLDER) or is_polars_file(filename)
+
+
+def is_polars_file(filename: str) -> bool:
+    return f"{os.sep}polars{os.sep}" in filename and "site-packages" in filename
+
+
+def is_pickle_file(filename: str) -> bool:
+    return f"{os.sep}cloudpickle{os.sep}" in filename or filename.endswith((f"{os.sep}pickle.py", f"{os.sep}runpy.py", f"{os.sep}threading.py"))
+
+
+# Polars appends where in its plan an exception of user code arose; the user's message ends before that.
+POLARS_CONTEXT = re.compile(r"\n\nThis error occurred (in|with) the following (expression|context stack):.*", re.DOTALL)
+
+
+def read_message(error: BaseException) -> str:
+    if isinstance(error, Failure):
+        return error.detail
+    try:
+        text = str(error)
+    except BaseException as failed:
+        text = f"(its message could not be made: {type(failed).__name__})"
+    if isinstance(error, SystemExit):
+        return f"The code called sys.exit({text})."
+    if not is_polars_error(error):
+        text = POLARS_CONTEXT.sub("", text)
+    return text or type(error).__name__
+
+
+def format_traceback(error: BaseException, keep_own: bool) -> str:
+    """The traceback with the frames of Polars and this engine left out, in this error and in those that led to it."""
+    summary = traceback.TracebackException.from_exception(error, compact=True)
+    seen: set[int] = set()
+    pending: list[traceback.TracebackException | None] = [summary]
+    while pending:
+        part = pending.pop()
+        if part is None or id(part) in seen:
+            continue
+        seen.add(id(part))
+        if not keep_own:
+            part.stack = traceback.StackSummary.from_list([frame for frame in part.stack if is_user_frame(frame.filename)])
+        pending += [part.__cause__, part.__context__]
+    return "".join(summary.format(chain=True)).rstrip()
+
+
+def clip(text: str, chars: int) -> str:
+    return text if len(text) <= chars else text[: chars - 1] + "…"
+
+
+def clip_middle(text: str, chars: int) -> str:
+    """Keeps the beginning and the end: the user's entry and the error itself."""
+    if len(text) <= chars:
+        return text
+    marker = "\n  ... (cut) ...\n"
+    half = (chars - len(marker)) // 2
+    return text[:half] + marker + text[-half:]

@@ -1,0 +1,65 @@
+"""The process: one thread reads messages, the main thread runs them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import queue
+import sys
+import threading
+
+import polars as pl
+
+from frazil_engine import logs, protocol, runs
+from frazil_engine.protocol import Channel, ProtocolFault, Republish, Run
+from frazil_engine.session import Decision, Session
+
+READ_FD = 3
+WRITE_FD = 4
+EXIT_OF_FAULT = 2
+
+Work = Run | Republish
+
+
+def main() -> None:
+    """Serves runs until `exit` or the end of the pipe, either of which ends the process at once, whatever it is doing."""
+    channel = Channel(READ_FD, WRITE_FD)
+    session = Session(channel, logs.capture(channel), home=os.getcwd())
+    work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+    threading.Thread(target=read_messages, args=(session, work), name="frazil-reader", daemon=True).start()
+    channel.send({"type": "ready", "python": platform.python_version(), "polars": pl.__version__, "pid": os.getpid()})
+    while True:
+        item = work.get()
+        if isinstance(item, Run):
+            runs.serve_run(session, item)
+        else:
+            runs.serve_republish(session, item)
+        del item
+        channel.send({"type": "idle"})
+
+
+def read_messages(session: Session, work: queue.SimpleQueue[Work]) -> None:
+    try:
+        while (received := session.channel.receive()) is not None:
+            message, body = received
+            kind = message["type"]
+            if kind == "run":
+                work.put(protocol.read_run(message, body))
+            elif kind == "republish":
+                work.put(protocol.read_republish(message))
+            elif kind in ("publish", "abandon"):
+                session.events.put(Decision(protocol.take(message, "taskId", str), kind))
+            elif kind == "exit":
+                break
+            else:
+                raise ProtocolFault(f'The engine knows no message "{kind[:100]}".')
+            del received, message, body
+    except ProtocolFault as fault:
+        os.write(2, f"frazil_engine: {fault}\n".encode())
+        os._exit(EXIT_OF_FAULT)
+    except BaseException as error:
+        # A reader that has died would leave the process deaf: end it, so that the agent starts another.
+        os.write(2, f"frazil_engine: {type(error).__name__} in the reader of messages\n".encode())
+        os._exit(EXIT_OF_FAULT)
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,109 @@
+"""Makes a LazyFrame of a run's plan, and tells whether Python came with it."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from frazil_engine.errors import Failure, is_polars_error
+from frazil_engine.limits import SQL_CHARS_MAX
+from frazil_engine.plans import Arena, check_plan
+from frazil_engine.protocol import Run
+
+
+@dataclass(frozen=True)
+class OpenedPlan:
+    """A plan as Polars has it, and taken apart."""
+
+    frame: pl.LazyFrame
+    arena: Arena
+    has_python: bool
+    secrets: frozenset[str]
+
+
+def open_plan(run: Run, announce: Callable[[bool], None]) -> OpenedPlan:
+    """Opens the plan of a run. `announce` is told whether Python is in it, once, and before any of that Python runs."""
+    if run.plan_kind == "sql":
+        announce(False)
+        frame = open_sql(run.plan)
+        checked = check_plan(frame.serialize())
+        return OpenedPlan(frame, checked.arena, False, checked.secrets)
+    checked = check_plan(run.plan)
+    with UnpicklingWatch(announce) as watch:
+        if checked.has_python:
+            watch.announce(True)
+        frame = deserialize(checked.arena)
+        watch.announce(False)
+    return OpenedPlan(frame, checked.arena, watch.found_python, checked.secrets)
+
+
+def deserialize(arena: Arena) -> pl.LazyFrame:
+    """Hands checked plan bytes to Polars."""
+    try:
+        return pl.LazyFrame.deserialize(io.BytesIO(arena.encode()))
+    except Exception as error:
+        if not is_polars_error(error):
+            raise
+        raise unpack_deserialize_error(error) from error
+
+
+PYTHON_ERROR = re.compile(r"(ModuleNotFoundError: No module named '([^']+)'|(AttributeError|ImportError): [^\n]*)")
+
+
+def unpack_deserialize_error(error: Exception) -> BaseException:
+    """Polars reports an exception of a pickle inside the plan as text of its own error."""
+    match = PYTHON_ERROR.search(str(error))
+    if match is None:
+        return Failure("invalid_plan", f"Polars {pl.__version__} can't read this plan: {error}")
+    if match.group(2) is not None:
+        return ModuleNotFoundError(match.group(0), name=match.group(2))
+    return Failure("user_code_failed", f"A Python function in the plan could not be read: {match.group(0)}")
+
+
+class UnpicklingWatch:
+    """While a plan is read, notices every pickle that Polars loads, in whatever way it was written into the plan."""
+
+    def __init__(self, announce: Callable[[bool], None]) -> None:
+        self._announce = announce
+        self._announced = False
+        self.found_python = False
+
+    def __enter__(self) -> UnpicklingWatch:
+        self._loads = pickle.loads
+        pickle.loads = self._watched_loads  # pyright: ignore[reportAttributeAccessIssue]
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        pickle.loads = self._loads  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _watched_loads(self, *arguments: Any, **keywords: Any) -> Any:
+        self.announce(True)
+        return self._loads(*arguments, **keywords)
+
+    def announce(self, has_python: bool) -> None:
+        if not self._announced:
+            self._announced = True
+            self.found_python = has_python
+            self._announce(has_python)
+
+
+# Quoted text, quoted names and comments stay as they are; the alias is replaced elsewhere.
+SQL_PART = re.compile(r"('(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/)|\bread_ndjson(?=\s*\()", re.DOTALL | re.IGNORECASE)
+
+
+def open_sql(data: bytes) -> pl.LazyFrame:
+    """SQL text over table functions such as read_parquet('...'). Polars knows newline-delimited JSON as read_json."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Failure("invalid_plan", "The SQL text is not UTF-8.") from None
+    if not text.strip() or len(text) > SQL_CHARS_MAX:
+        raise Failure("invalid_plan", f"The SQL text is empty, or longer than {SQL_CHARS_MAX:,} characters.")
+    text = SQL_PART.sub(lambda match: match.group(1) or "read_json", text)
+    return pl.SQLContext(register_globals=False).execute(text, eager=False)

@@ -1,0 +1,119 @@
+"""What becomes of a task: it is done, it failed, or its output lies staged until the agent decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from frazil_engine import carriers, destinations
+from frazil_engine.destinations import Staging
+from frazil_engine.errors import Failure, describe_error, secret_values
+from frazil_engine.logs import TaskLog, list_warnings
+from frazil_engine.protocol import Message, Republish, Run, Task
+from frazil_engine.results import ResultFile
+from frazil_engine.session import Session
+from frazil_engine.sinks import Written, check_options, check_schema, choose_engine, write_result
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A task's last message, without its usage, and the head."""
+
+    message: Message
+    head: bytes = b""
+
+
+@dataclass(frozen=True)
+class Staged:
+    """An output that waits for `publish` or `abandon`."""
+
+    task: Task
+    staging: Staging
+    manifest: dict[str, Any]
+    written: Written
+    warnings: list[dict[str, str]]
+
+
+Outcome = Answer | Staged
+
+
+def write_task(run: Run, task: Task, frame: pl.LazyFrame, log: TaskLog) -> Outcome:
+    """Runs the query and writes its result: to its place among the results, or staged for the destination. Raises what the query raises."""
+    output = run.output
+    options = check_options(output.format, output.options)
+    engine = choose_engine(run.engine)
+
+    is_result_file = output.destination is None
+    check_schema(frame.collect_schema(), output.format, may_carry=is_result_file)
+    if is_result_file and output.format == "ipc":
+        frame = carriers.encode_frame(frame)
+
+    def write(target: Any) -> Written:
+        return write_result(frame, target, output.format, options, engine, run.head_bytes_max)
+
+    if is_result_file:
+        return keep_result(ResultFile(run, task), task, write, log)
+    return stage(Staging(run, task), task, write, log)
+
+
+def keep_result(file: ResultFile, task: Task, write: Callable[[Any], Written], log: TaskLog) -> Answer:
+    try:
+        written = write(file.target)
+        file.keep()
+    except BaseException:
+        file.drop()
+        raise
+    return done(task, [file.location], written, list_warnings(log))
+
+
+def stage(staging: Staging, task: Task, write: Callable[[Any], Written], log: TaskLog) -> Staged:
+    try:
+        written = write(staging.target)
+        warnings = list_warnings(log)
+        return Staged(task, staging, staging.seal(written, warnings), written, warnings)
+    except BaseException:
+        staging.abandon()
+        raise
+
+
+def settle(staged: Staged, verb: str, secrets: set[str], storage_options: dict[str, str]) -> Answer:
+    """Does with a staged output what the agent has decided."""
+    try:
+        if verb == "abandon":
+            staged.staging.abandon()
+            raise Failure("stale_attempt", "This attempt lost the task; what it had staged was removed.")
+        location = destinations.publish(staged.manifest, storage_options)
+    except BaseException as error:
+        if not isinstance(error, Failure) or error.code != "stale_attempt":
+            staged.staging.abandon()
+        return fail(staged.task, error, secrets)
+    return done(staged.task, [location], staged.written, staged.warnings)
+
+
+def republish(session: Session, message: Republish) -> Answer:
+    """Finishes the publishing that another engine began."""
+    try:
+        location = destinations.publish(message.manifest, message.storage_options)
+        written, warnings = destinations.describe_published(message.manifest, location, message.storage_options)
+    except BaseException as error:
+        return fail(message.task, error, secret_values(message.storage_options))
+    return done(message.task, [location], written, warnings)
+
+
+def done(task: Task, locations: list[str], written: Written, warnings: list[dict[str, str]]) -> Answer:
+    result = {
+        "locations": locations,
+        "schema": [{"name": name, "dtype": dtype} for name, dtype in written.schema],
+        "rows": written.rows,
+        "bytes": written.bytes,
+        "warnings": warnings,
+    }
+    return Answer({"type": "done", "taskId": task.task_id, "result": result}, written.head)
+
+
+def fail(task: Task, error: BaseException, secrets: set[str]) -> Answer:
+    info, retryable = describe_error(error, secrets)
+    return Answer({"type": "failed", "taskId": task.task_id, "error": info, "retryable": retryable})

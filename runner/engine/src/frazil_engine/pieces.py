@@ -1,0 +1,154 @@
+"""The input of a partitioned job, repartitioned once: Arrow IPC files per source and key, in the order of the source's rows.
+
+They lie under `<results location>/<job>/.pieces/<split task>-<attempt>/<source>/<hash of the key>/<number>.arrow`. A source without rows of a key has no
+directory for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from typing import Any
+
+import polars as pl
+
+from frazil_engine import carriers
+from frazil_engine.key_columns import to_physical
+from frazil_engine.keyed_plans import KEY_PREFIX, KeyedPlan, KeyedSource
+from frazil_engine.places import ObjectPlace, Place, parse_place
+from frazil_engine.protocol import Run
+from frazil_engine.sampling import for_each_batch
+
+FOLDER = ".pieces"
+INDEX_COLUMN = "__frazil_index"
+# Share of the memory that rows may take before they are written out; splitting them takes as much again, twice.
+BUFFERED_SHARE = 8
+HASH_CHARS = 32
+
+
+def piece_name(values: list[str | None]) -> str:
+    """The directory of a key's rows."""
+    return hashlib.sha256(json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:HASH_CHARS]
+
+
+def match_keys(source: KeyedSource, keys: pl.DataFrame) -> tuple[pl.DataFrame, pl.LazyFrame]:
+    """The distinct keys of this source with an index, and the source's needed columns with the index of each row's key. Rows of other keys are left out."""
+    names = list(source.exprs)
+    own = keys.select(names).unique(maintain_order=True)
+    hidden = [KEY_PREFIX + name for name in names]
+    right = own.rename(dict(zip(names, hidden, strict=True))).with_row_index(INDEX_COLUMN)
+    left = source.frame.filter(key_ranges(source, own)).select(
+        *source.needed, *(expr.cast(own.schema[name]).alias(KEY_PREFIX + name) for name, expr in source.exprs.items())
+    )
+    joined = left.join(right.lazy(), on=hidden, how="inner", nulls_equal=True, maintain_order="left")
+    return own, joined.select(*source.needed, INDEX_COLUMN)
+
+
+def key_ranges(source: KeyedSource, own: pl.DataFrame) -> list[pl.Expr]:
+    """Conditions that every row of these keys meets, in a form with which Polars skips parts of files by their statistics."""
+    conditions = [pl.lit(True)]
+    for name, column in zip(own.columns, own.get_columns(), strict=True):
+        is_ordered = column.dtype.is_integer() or column.dtype.is_temporal()
+        if name in source.plain and is_ordered and source.schema[name] == column.dtype and column.null_count() == 0 and len(column) > 0:
+            bounds = pl.lit(column.sort())
+            conditions.append(pl.col(name).is_between(bounds.first(), bounds.last()))
+    return conditions
+
+
+def write_pieces(run: Run, plan: KeyedPlan, keys: pl.DataFrame, memory_bytes: int) -> dict[str, Any]:
+    """Reads every keyed source once and writes its rows by key. Gives what key runs need to find them."""
+    task = run.tasks[0]
+    place = parse_place(run.results_location, None)
+    root = join(place, run.job_id, FOLDER, f"{task.task_id}-{task.attempt}")
+    for source in plan.keyed:
+        own, frame = match_keys(source, keys)
+        names = [piece_name(list(values)) for values in to_physical(own).rows()]
+        writer = PieceWriter(join(root, str(source.number)), names, memory_bytes // BUFFERED_SHARE)
+        for_each_batch(carriers.encode_frame(frame), writer.add)
+        writer.flush()
+    return {"root": root.url if isinstance(root, ObjectPlace) else root, "needed": {str(source.number): source.needed for source in plan.keyed}}
+
+
+class PieceWriter:
+    """Gathers rows and writes them out by key, so that a key has few files, each of many rows."""
+
+    def __init__(self, folder: Place, names: list[str], bytes_max: int) -> None:
+        self._folder = folder
+        self._names = names
+        self._bytes_max = bytes_max
+        self._batches: list[pl.DataFrame] = []
+        self._bytes = 0
+        self._number = 0
+
+    def add(self, batch: pl.DataFrame) -> bool:
+        self._batches.append(batch)
+        self._bytes += batch.estimated_size()
+        if self._bytes >= self._bytes_max:
+            self.flush()
+        return False
+
+    def flush(self) -> None:
+        if not self._batches:
+            return
+        together = pl.concat(self._batches)
+        self._batches, self._bytes = [], 0
+        for index, rows in together.partition_by(INDEX_COLUMN, as_dict=True, include_key=False, maintain_order=True).items():
+            write_piece(join(self._folder, self._names[index[0]], f"{self._number:06}.arrow"), rows)
+        self._number += 1
+
+
+def join(place: Place, *names: str) -> Place:
+    return place.below(*names) if isinstance(place, ObjectPlace) else os.path.join(place, *names)
+
+
+def write_piece(place: Place, rows: pl.DataFrame) -> None:
+    buffer = io.BytesIO()
+    rows.write_ipc(buffer, compression="lz4")
+    if isinstance(place, ObjectPlace):
+        from frazil_engine import objects
+
+        objects.write(place, buffer.getvalue())
+        return
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    with open(place, "wb") as file:
+        file.write(buffer.getbuffer())
+
+
+def list_piece(folder: Place) -> list[str]:
+    """The files of one key's rows, in order; none when there are none."""
+    if isinstance(folder, ObjectPlace):
+        from frazil_engine import objects
+
+        return sorted(f"{folder.root}/{key}" for key in objects.list_keys(folder))
+    try:
+        return sorted(os.path.join(folder, name) for name in os.listdir(folder))
+    except FileNotFoundError:
+        return []
+
+
+def remove_piece(folder: Place) -> None:
+    """Frees the space of rows that are no longer needed, and their parents when they were the last."""
+    if isinstance(folder, ObjectPlace):
+        from frazil_engine import objects
+
+        objects.delete_below(folder)
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    parent = os.path.dirname(folder)
+    for _ in range(3):
+        try:
+            os.rmdir(parent)
+        except OSError:
+            return
+        parent = os.path.dirname(parent)
+
+
+def scan_piece(files: list[str], needed: list[str], schema: pl.Schema) -> pl.LazyFrame:
+    """A scan of one key's rows in the shape of the source. The query does not read the columns that are not there."""
+    if not files:
+        return pl.LazyFrame(schema=schema)
+    rows = carriers.decode_frame(pl.scan_ipc(files, glob=False))
+    return rows.select(pl.col(name) if name in needed else pl.lit(None, dtype=dtype).alias(name) for name, dtype in schema.items())

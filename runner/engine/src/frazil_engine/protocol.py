@@ -1,0 +1,251 @@
+"""Frames and messages between agent and engine, as contracts/src/engine-protocol.ts has them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import struct
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from frazil_engine.limits import ENGINE_FRAME_BYTES_MAX, HEADER_BYTES_MAX, KEYS_PER_RUN_MAX
+
+LENGTHS = struct.Struct("<II")
+Json = Any
+Message = dict[str, Any]
+
+
+class ProtocolFault(Exception):
+    """The other side said something that the protocol does not have."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One attempt at one task."""
+
+    task_id: str
+    attempt: int
+    frame: int | None
+    key_token: str | None
+    key_path: str | None
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a result goes, and how it is written."""
+
+    format: str
+    destination: str | None
+    mode: str
+    options: dict[str, Json]
+    storage_options: dict[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key column: by name, or by a serialised expression over source columns."""
+
+    name: str
+    expr: bytes | None
+
+
+@dataclass(frozen=True)
+class PartitionBy:
+    """The key columns of a partitioned job."""
+
+    keys: list[Key]
+    max_keys: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One `run` message with its body."""
+
+    kind: str
+    job_id: str
+    tasks: list[Task]
+    plan_kind: str
+    plan: bytes = field(repr=False)
+    engine: str
+    output: Output
+    results_location: str
+    partition_by: PartitionBy | None
+    split_state: Json
+    threads: int
+    memory_bytes: int
+    seed: int | None
+    cwd: str | None
+    head_bytes_max: int
+
+
+@dataclass(frozen=True)
+class Republish:
+    """One `republish` message."""
+
+    job_id: str
+    task: Task
+    manifest: dict[str, Json]
+    storage_options: dict[str, str] = field(repr=False)
+    cwd: str | None
+
+
+class Channel:
+    """Reads frames from one pipe and writes frames to another. Writing is safe from every thread of the process that made it, and of no other."""
+
+    def __init__(self, read_fd: int, write_fd: int) -> None:
+        self._read_fd = read_fd
+        self._write_fd = write_fd
+        self._lock = threading.Lock()
+        os.set_inheritable(read_fd, False)
+        os.set_inheritable(write_fd, False)
+        os.register_at_fork(after_in_child=self._close_in_child)
+
+    def _close_in_child(self) -> None:
+        self._lock = threading.Lock()
+        for fd in (self._read_fd, self._write_fd):
+            os.close(fd)
+        self._write_fd = -1
+
+    @property
+    def is_open(self) -> bool:
+        """False in a forked child, which must not speak."""
+        return self._write_fd >= 0
+
+    def send(self, message: Message, body: bytes = b"") -> None:
+        """Writes one frame whole."""
+        if not self.is_open:
+            return
+        header = json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+        data = LENGTHS.pack(len(header), len(body)) + header + body
+        with self._lock:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._write_fd, view) :]
+
+    def receive(self) -> tuple[Message, bytes] | None:
+        """Reads one frame; None at the end of the pipe."""
+        lengths = self._read(LENGTHS.size)
+        if lengths is None:
+            return None
+        header_bytes, body_bytes = LENGTHS.unpack(lengths)
+        if header_bytes > HEADER_BYTES_MAX or header_bytes + body_bytes > ENGINE_FRAME_BYTES_MAX:
+            raise ProtocolFault(f"A frame of {header_bytes} + {body_bytes} bytes is over the limit of {ENGINE_FRAME_BYTES_MAX} bytes.")
+        header = self._read(header_bytes)
+        body = self._read(body_bytes) if body_bytes else b""
+        if header is None or body is None:
+            return None
+        try:
+            message = json.loads(header)
+        except ValueError as error:
+            raise ProtocolFault(f"The header of a frame is not JSON: {error}") from None
+        if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+            raise ProtocolFault("The header of a frame is not a message.")
+        return message, body
+
+    def _read(self, count: int) -> bytes | None:
+        chunks = []
+        while count:
+            chunk = os.read(self._read_fd, min(count, 1 << 20))
+            if not chunk:
+                return None
+            chunks.append(chunk)
+            count -= len(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def read_run(message: Message, body: bytes) -> Run:
+    """Checks a `run` message and gives it its types."""
+    output = take(message, "output", dict)
+    kind = choose(message, "kind", ("query", "split", "key"))
+    tasks = [read_task(task) for task in take(message, "tasks", list)]
+    if not tasks or len(tasks) > KEYS_PER_RUN_MAX or (kind != "key" and len(tasks) != 1):
+        raise ProtocolFault(f"A {kind} run can't have {len(tasks)} tasks.")
+    return Run(
+        kind=kind,
+        job_id=take(message, "jobId", str),
+        tasks=tasks,
+        plan_kind=choose(take(message, "plan", dict), "kind", ("dsl", "sql")),
+        plan=body,
+        engine=choose(message, "engine", ("auto", "streaming", "in-memory", "gpu")),
+        output=Output(
+            format=choose(output, "format", ("parquet", "csv", "ipc", "ndjson")),
+            destination=take(output, "destination", str, optional=True),
+            mode=choose(output, "mode", ("error", "overwrite", "append")),
+            options=take(output, "options", dict),
+            storage_options=take_strings(output, "storageOptions"),
+        ),
+        results_location=take(message, "resultsLocation", str),
+        partition_by=read_partition_by(take(message, "partitionBy", dict, optional=True)),
+        split_state=message.get("splitState"),
+        threads=take(message, "threads", int),
+        memory_bytes=take(message, "memoryBytes", int),
+        seed=take(message, "seed", int, optional=True),
+        cwd=take(message, "cwd", str, optional=True),
+        head_bytes_max=take(message, "headBytesMax", int),
+    )
+
+
+def read_republish(message: Message) -> Republish:
+    """Checks a `republish` message and gives it its types."""
+    return Republish(
+        job_id=take(message, "jobId", str),
+        task=read_task(message.get("task")),
+        manifest=take(message, "manifest", dict),
+        storage_options=take_strings(message, "storageOptions"),
+        cwd=take(message, "cwd", str, optional=True),
+    )
+
+
+def read_task(value: Json) -> Task:
+    if not isinstance(value, dict):
+        raise ProtocolFault("A task is not an object.")
+    return Task(
+        task_id=take(value, "taskId", str),
+        attempt=take(value, "attempt", int),
+        frame=take(value, "frame", int, optional=True),
+        key_token=take(value, "keyToken", str, optional=True),
+        key_path=take(value, "keyPath", str, optional=True),
+    )
+
+
+def read_partition_by(value: Message | None) -> PartitionBy | None:
+    if value is None:
+        return None
+    keys = []
+    for key in take(value, "keys", list):
+        encoded = take(key, "expr", str, optional=True)
+        try:
+            expr = None if encoded is None else base64.b64decode(encoded, validate=True)
+        except binascii.Error:
+            raise ProtocolFault("A key expression is not base64.") from None
+        keys.append(Key(name=take(key, "name", str), expr=expr))
+    if not keys:
+        raise ProtocolFault("partitionBy names no key.")
+    return PartitionBy(keys=keys, max_keys=take(value, "maxKeys", int))
+
+
+def take(message: Message, name: str, kind: type, optional: bool = False) -> Any:
+    """A field of the given type; a missing or null one is None where it is optional."""
+    value = message.get(name)
+    if value is None and optional:
+        return None
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ProtocolFault(f"{name} of a message is not of type {kind.__name__}.")
+    return value
+
+
+def choose(message: Message, name: str, choices: tuple[str, ...]) -> str:
+    value = message.get(name)
+    if value not in choices:
+        raise ProtocolFault(f"{name} of a message is none of {', '.join(choices)}.")
+    return value
+
+
+def take_strings(message: Message, name: str) -> dict[str, str]:
+    value = take(message, name, dict)
+    if not all(isinstance(text, str) for text in value.values()):
+        raise ProtocolFault(f"{name} of a message holds something that is not text.")
+    return value

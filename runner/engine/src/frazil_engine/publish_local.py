@@ -1,0 +1,245 @@
+"""Publishing on a local file system: what lies staged becomes visible at once or not at all, and finishing it twice does no harm.
+
+Every step can be the last one of a process. `publish` begins by looking which file stands at the destination, so that a second call goes on from
+wherever the first one stopped.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+
+from frazil_engine.errors import Failure
+from frazil_engine.limits import REPLACED_ENTRIES_MAX
+from frazil_engine.sinks import EXTENSIONS
+
+STAGING_NAME = ".frazil-staging"
+MAKE_TRIES_MAX = 10
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
+# What may stand in a directory that mode "overwrite" replaces: data files, partitions, and the hidden or underscored files that writers leave.
+DATA_NAME = re.compile(rf"(^[._])|(\.({'|'.join(EXTENSIONS.values())}|ipc|feather|jsonl|json|pq)(\.(gz|zst))?$)", re.IGNORECASE)
+PARTITION_NAME = re.compile(r"^[^=/]+=")
+
+
+@dataclass(frozen=True)
+class LocalManifest:
+    """Where a staged file lies and where it goes. `file_id` tells the file again after it was moved."""
+
+    mode: str
+    # A destination that is one file, or a directory that holds the file.
+    shape: str
+    staging: str
+    staged: str
+    final: str
+    file_id: list[str]
+
+    def encode(self) -> dict[str, object]:
+        return {"store": "local", **asdict(self)}
+
+
+def staging_folder(root: str, task_id: str, attempt: int) -> str:
+    """Beside the destination's root, so that it is on the same file system and no scan of the destination sees it."""
+    return os.path.join(os.path.dirname(root), STAGING_NAME, f"{task_id}-{attempt}")
+
+
+def check_destination(path: str, shape: str, mode: str) -> None:
+    """Refuses early what publishing would refuse. Raises Failure (destination_not_empty, storage_refused, unprocessable)."""
+    if path == os.sep or os.path.ismount(path):
+        raise Failure("storage_refused", f"{path} is the root of a file system, which can't be replaced as a whole.", hint="Write to a directory below it.")
+    if shape == "file" and os.path.isdir(path):
+        raise Failure("storage_refused", f"{path} is a directory.", hint="End the destination in / to write into a directory.")
+    if shape == "directory" and os.path.lexists(path) and not os.path.isdir(path):
+        raise Failure("storage_refused", f"{path} is a file, not a directory.")
+    if shape == "file" and mode == "append" and os.path.lexists(path):
+        raise Failure("unprocessable", f"{path} is one file, to which nothing can be appended.", hint="Append to a directory instead.")
+    if mode == "error" and (os.path.lexists(path) if shape == "file" else has_entries(path)):
+        raise not_empty(path)
+    if mode == "overwrite" and shape == "directory":
+        check_replaceable(path)
+
+
+def not_empty(path: str) -> Failure:
+    return Failure(
+        "destination_not_empty",
+        f"{path} already holds data.",
+        hint='Pass mode="overwrite" to replace it, or mode="append" to add to it.',
+    )
+
+
+def has_entries(path: str) -> bool:
+    try:
+        with os.scandir(path) as entries:
+            return next(entries, None) is not None
+    except FileNotFoundError:
+        return False
+
+
+def check_replaceable(path: str) -> None:
+    """Mode "overwrite" replaces a directory with all that is in it: only one that looks like written data is replaced."""
+    if not os.path.isdir(path):
+        return
+    with os.scandir(path) as entries:
+        for count, entry in enumerate(entries):
+            known = PARTITION_NAME if entry.is_dir(follow_symlinks=False) else DATA_NAME
+            if not known.search(entry.name) or count >= REPLACED_ENTRIES_MAX:
+                raise Failure(
+                    "storage_refused",
+                    f'{path} holds "{entry.name}", which is not data that a query wrote; mode="overwrite" would delete the whole directory.',
+                    hint="Write to a directory of its own, or empty it first.",
+                )
+
+
+def make_staging(path: str) -> None:
+    """Makes the directory. Its parent may be removed by another task that has just finished, hence the tries."""
+    for _ in range(MAKE_TRIES_MAX):
+        try:
+            os.makedirs(path, exist_ok=True)
+            return
+        except FileNotFoundError:
+            continue
+    raise Failure("storage_failed", f"{path} could not be made.")
+
+
+def seal(staged: str) -> list[str]:
+    """Makes a staged file durable, and gives what identifies it."""
+    sync(staged)
+    sync(os.path.dirname(staged))
+    return identify(staged)
+
+
+def identify(path: str) -> list[str]:
+    """What stays the same when a file is moved within its file system, as text: the numbers are too long for JSON's readers."""
+    found = os.stat(path, follow_symlinks=False)
+    return [str(part) for part in (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)]
+
+
+def is_file(path: str, file_id: list[str]) -> bool:
+    try:
+        return identify(path) == file_id
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def final_file(manifest: LocalManifest) -> str:
+    """Where the staged file stands after publishing."""
+    return manifest.final if manifest.shape == "file" else os.path.join(manifest.final, os.path.basename(manifest.staged))
+
+
+def publish(manifest: LocalManifest) -> str:
+    """Makes the staged file visible and removes the staging directory. Gives the file's place. Safe to call again after any interruption."""
+    final = final_file(manifest)
+    if not is_file(final, manifest.file_id):
+        if not is_file(manifest.staged, manifest.file_id):
+            raise Failure("storage_failed", f"What was staged for {manifest.final} is gone, and other data stands there.", retryable=False)
+        make_parents(manifest.final)
+        move(manifest)
+    sync_names(final, os.path.dirname(os.path.dirname(manifest.staging)))
+    remove_staging(manifest.staging)
+    return final
+
+
+def move(manifest: LocalManifest) -> None:
+    staged_folder = os.path.dirname(manifest.staged)
+    if manifest.shape == "file" and manifest.mode == "overwrite":
+        os.replace(manifest.staged, manifest.final)
+    elif manifest.shape == "file":
+        link_new(manifest.staged, manifest.final)
+    elif manifest.mode == "append":
+        os.makedirs(manifest.final, exist_ok=True)
+        os.replace(manifest.staged, final_file(manifest))
+    elif manifest.mode == "error":
+        rename_to_empty(staged_folder, manifest.final)
+    else:
+        replace_folder(staged_folder, manifest.final, os.path.join(manifest.staging, "old"))
+
+
+def link_new(staged: str, final: str) -> None:
+    """Gives the file a second name, which fails when the name is taken."""
+    try:
+        os.link(staged, final)
+    except FileExistsError:
+        raise not_empty(final) from None
+
+
+def rename_to_empty(staged: str, final: str) -> None:
+    """A directory can only be renamed to a name that is free, or that of an empty directory."""
+    try:
+        os.rename(staged, final)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise not_empty(final) from None
+        raise
+
+
+def replace_folder(staged: str, final: str, old: str) -> None:
+    """Puts one directory in the place of another. The old one stays in the staging directory, and goes with it."""
+    try:
+        os.rename(staged, final)
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    check_replaceable(final)
+    if exchange(staged, final):
+        return
+    # Without an atomic exchange there is a moment in which nothing stands at the destination.
+    os.rename(final, old)
+    os.rename(staged, final)
+
+
+@functools.cache
+def find_renameat2() -> ctypes._CFuncPtr | None:
+    try:
+        return ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return None
+
+
+def exchange(first: str, second: str) -> bool:
+    """Swaps two names at once; False where the system or file system can't."""
+    renameat2 = find_renameat2()
+    if renameat2 is None:
+        return False
+    if renameat2(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), second)
+
+
+def make_parents(path: str) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+
+
+def sync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_names(final: str, base: str) -> None:
+    """Makes durable every name between the file and the directory that holds the destination."""
+    folder = os.path.dirname(final)
+    sync(folder)
+    while folder not in (base, os.sep):
+        folder = os.path.dirname(folder)
+        sync(folder)
+
+
+def remove_staging(staging: str) -> None:
+    """Removes one attempt's staging directory, and the parent of all of them when it is empty."""
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        os.rmdir(os.path.dirname(staging))
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.EBUSY):
+            raise

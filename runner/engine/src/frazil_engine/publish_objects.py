@@ -1,0 +1,158 @@
+"""Publishing in an object store: a staged object is copied to its place by the store itself.
+
+One object appears at once. A partition that is overwritten is not atomic as a whole: its new object replaces the old one of the same name first,
+then the other objects of the partition are deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
+
+from frazil_engine.errors import Failure
+from frazil_engine.limits import REPLACED_ENTRIES_MAX
+from frazil_engine.publish_local import DATA_NAME, PARTITION_NAME, STAGING_NAME, not_empty
+
+# The largest object that a store copies in one request.
+COPY_BYTES_MAX = 5 * 1024**3
+COMPARED_CHUNK_BYTES = 8 * 1024**2
+
+
+@dataclass(frozen=True)
+class ObjectManifest:
+    """Keys of a staged object and of its place. `prefix` is the partition's, empty for a destination that is one object."""
+
+    mode: str
+    root: str
+    prefix: str
+    staged: str
+    final: str
+    bytes: int
+
+    def encode(self) -> dict[str, object]:
+        return {"store": "objects", **asdict(self)}
+
+
+def staging_key(task_id: str, attempt: int, name: str) -> str:
+    return f"{STAGING_NAME}/{task_id}-{attempt}/{name}"
+
+
+def check_destination(store: Any, root: str, prefix: str, key: str, mode: str) -> None:
+    """Refuses early what publishing would refuse."""
+    if prefix in ("", "/") and key == "":
+        raise Failure("storage_refused", f"{root}/ is a whole bucket.", hint="Write to a prefix in it.")
+    if mode == "error" and holds_data(store, prefix, key, ours=None):
+        raise not_empty(f"{root}/{prefix or key}")
+    if mode == "append" and not prefix and exists(store, key):
+        raise Failure("unprocessable", f"{root}/{key} is one object, to which nothing can be appended.", hint="Append to a prefix instead: end it in /.")
+    if mode == "overwrite" and prefix:
+        list_replaced(store, root, prefix)
+
+
+def holds_data(store: Any, prefix: str, key: str, ours: str | None) -> bool:
+    """Whether an object other than `ours` stands at the key or below the prefix."""
+    if not prefix:
+        return key != ours and exists(store, key)
+    return any(found != ours for found in list_keys(store, prefix))
+
+
+def exists(store: Any, key: str) -> bool:
+    try:
+        obstore.head(store, key)
+    except (FileNotFoundError, NotFoundError):
+        return False
+    return True
+
+
+def list_keys(store: Any, prefix: str) -> Iterator[str]:
+    for page in obstore.list(store, prefix=prefix.rstrip("/") + "/"):
+        for found in page:
+            yield found["path"]
+
+
+def list_replaced(store: Any, root: str, prefix: str) -> list[str]:
+    """The objects that mode "overwrite" replaces. Raises Failure when they don't look like written data."""
+    keys = []
+    for key in list_keys(store, prefix):
+        *folders, name = key[len(prefix.rstrip("/")) + 1 :].split("/")
+        if not DATA_NAME.search(name) or not all(PARTITION_NAME.search(folder) for folder in folders) or len(keys) >= REPLACED_ENTRIES_MAX:
+            raise Failure(
+                "storage_refused",
+                f'{root}/{key} is not data that a query wrote; mode="overwrite" would delete everything below {root}/{prefix}.',
+                hint="Write to a prefix of its own, or empty it first.",
+            )
+        keys.append(key)
+    return keys
+
+
+def publish(store: Any, manifest: ObjectManifest) -> str:
+    """Makes the staged object visible and deletes it. Gives the object's URL. Safe to call again after any interruption."""
+    if exists(store, manifest.staged):
+        copy(store, manifest)
+    elif size_of(store, manifest.final) != manifest.bytes:
+        raise Failure("storage_failed", f"What was staged for {manifest.root}/{manifest.final} is gone, and other data stands there.", retryable=False)
+    if manifest.mode == "overwrite" and manifest.prefix:
+        others = [key for key in list_replaced(store, manifest.root, manifest.prefix) if key != manifest.final]
+        if others:
+            obstore.delete(store, others)
+    remove(store, manifest.staged)
+    return f"{manifest.root}/{manifest.final}"
+
+
+def copy(store: Any, manifest: ObjectManifest) -> None:
+    if manifest.mode != "error":
+        copy_over(store, manifest)
+        return
+    if holds_data(store, manifest.prefix, manifest.final, ours=manifest.final):
+        raise not_empty(f"{manifest.root}/{manifest.prefix}")
+    if manifest.bytes > COPY_BYTES_MAX:
+        if exists(store, manifest.final):
+            require_same(store, manifest)
+        else:
+            copy_over(store, manifest)
+        return
+    try:
+        obstore.copy(store, manifest.staged, manifest.final, overwrite=False)
+    except (AlreadyExistsError, PreconditionError):
+        require_same(store, manifest)
+
+
+def copy_over(store: Any, manifest: ObjectManifest) -> None:
+    if manifest.bytes <= COPY_BYTES_MAX:
+        obstore.copy(store, manifest.staged, manifest.final, overwrite=True)
+        return
+    # Larger than stores copy in one request: it goes through this machine, in parts.
+    obstore.put(store, manifest.final, iter(obstore.get(store, manifest.staged).stream()), use_multipart=True)
+
+
+def require_same(store: Any, manifest: ObjectManifest) -> None:
+    """An object at the place is ours when an earlier call has copied it there."""
+    if size_of(store, manifest.final) != manifest.bytes or not same_content(store, manifest):
+        raise not_empty(f"{manifest.root}/{manifest.prefix or manifest.final}")
+
+
+def same_content(store: Any, manifest: ObjectManifest) -> bool:
+    for start in range(0, manifest.bytes, COMPARED_CHUNK_BYTES):
+        end = min(start + COMPARED_CHUNK_BYTES, manifest.bytes)
+        ours, theirs = (obstore.get_range(store, key, start=start, end=end) for key in (manifest.staged, manifest.final))
+        if bytes(ours) != bytes(theirs):
+            return False
+    return True
+
+
+def size_of(store: Any, key: str) -> int | None:
+    try:
+        return obstore.head(store, key)["size"]
+    except (FileNotFoundError, NotFoundError):
+        return None
+
+
+def remove(store: Any, key: str) -> None:
+    try:
+        obstore.delete(store, key)
+    except (FileNotFoundError, NotFoundError):
+        return

@@ -1,0 +1,104 @@
+"""What one engine process shares between its runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import random
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from frazil_engine.logs import Logs
+from frazil_engine.protocol import Channel
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The agent's answer to `staged`: "publish" or "abandon"."""
+
+    task_id: str
+    verb: str
+
+
+Event = Any
+
+
+@dataclass
+class Session:
+    """The one of this process."""
+
+    channel: Channel
+    logs: Logs
+    home: str
+    # What the run that is under way waits for: decisions on staged outputs, and outputs that its workers have staged or failed to.
+    events: queue.SimpleQueue[Event] = field(default_factory=queue.SimpleQueue)
+
+    def announce_python(self, has_python: bool) -> None:
+        self.channel.send({"type": "opened", "python": has_python})
+
+    def forget_events(self) -> None:
+        """A decision that came after its task was answered concerns nobody."""
+        while not self.events.empty():
+            self.events.get()
+
+    def progress(self, task_id: str, phase: str) -> None:
+        self.channel.send({"type": "progress", "taskId": task_id, "phase": phase})
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Wall and CPU time since it was started."""
+
+    wall: float = field(default_factory=time.perf_counter)
+    cpu: float = field(default_factory=time.process_time)
+
+    def usage(self, share: float = 1.0) -> dict[str, float]:
+        """`share` is this task's part of the process, where several run at once."""
+        return {
+            "wallMs": round((time.perf_counter() - self.wall) * 1000, 3),
+            "cpuMs": round((time.process_time() - self.cpu) * 1000 * share, 3),
+        }
+
+
+@contextlib.contextmanager
+def working_directory(session: Session, cwd: str | None) -> Iterator[None]:
+    """Enters the directory for the time of a run, where there is one. Its modules can be imported, after everything that is installed; what was
+    imported from it is forgotten afterwards, so that the next run sees its files as they are then."""
+    if cwd is None or not os.path.isdir(cwd):
+        yield
+        return
+    known = set(sys.modules)
+    os.chdir(cwd)
+    sys.path.append(cwd)
+    try:
+        yield
+    finally:
+        os.chdir(session.home)
+        if cwd in sys.path:
+            sys.path.remove(cwd)
+        forget_modules(set(sys.modules) - known, cwd)
+
+
+def forget_modules(names: set[str], folder: str) -> None:
+    prefix = os.path.join(os.path.realpath(folder), "")
+    for name in names:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file is not None and os.path.realpath(file).startswith(prefix) and "site-packages" not in file:
+            del sys.modules[name]
+
+
+def set_seeds(seed: int | None) -> None:
+    """Seeds every generator that user code commonly draws from."""
+    if seed is None:
+        return
+    random.seed(seed)
+    pl.set_random_seed(seed)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(seed % 2**32)

@@ -1,0 +1,107 @@
+"""`pc dev`: its home survives a restart, a second one is refused, and nothing is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from conftest import ROOT, Installation, start_installation
+
+import frazil as pc
+
+DEADLINE_SECONDS = 20
+
+
+def processes_of(home: Path) -> list[str]:
+    """Command lines of processes that have to do with this home."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            text = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+            state = (folder / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if str(home).encode() in text and state != "Z":
+            found.append((folder / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def use(monkeypatch: pytest.MonkeyPatch, running: Installation) -> None:
+    monkeypatch.setenv("FRAZIL_ADDRESS", running.address)
+    monkeypatch.setenv("FRAZIL_TOKEN", running.token)
+
+
+QUERY = pl.LazyFrame({"a": [1, 2, 3]}).select(pl.sum("a"))
+CONTEXT = pc.ComputeContext(cpus=1, memory=1)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+def test_a_restart_keeps_what_was_done_and_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    first = start_installation(home)
+    use(monkeypatch, first)
+    in_progress = QUERY.remote(CONTEXT).execute()
+    assert in_progress.await_result().lazy().collect().item() == 6
+
+    second = subprocess.run(
+        ["node", str(ROOT / "dist" / "pc.mjs"), "dev", "--home", str(home)], capture_output=True, text=True, timeout=30
+    )
+    assert second.returncode != 0
+    assert first.address in second.stderr
+
+    assert first.stop() == 0
+    wait_until(lambda: processes_of(home) == [], f"left behind: {processes_of(home)}")
+
+    again = start_installation(home)
+    use(monkeypatch, again)
+    try:
+        assert again.token == first.token
+        assert pc.job(in_progress.id).await_result().lazy().collect().item() == 6
+        assert QUERY.remote(CONTEXT).collect().item() == 6
+    finally:
+        again.stop()
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+def test_killing_it_leaves_no_process_and_its_home_starts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    killed = start_installation(home)
+    use(monkeypatch, killed)
+    QUERY.remote(CONTEXT).collect()
+    killed.process.send_signal(signal.SIGKILL)
+    killed.process.wait(timeout=DEADLINE_SECONDS)
+    wait_until(lambda: processes_of(home) == [], f"left behind: {processes_of(home)}")
+    again = start_installation(home)
+    use(monkeypatch, again)
+    try:
+        assert QUERY.remote(CONTEXT).collect().item() == 6
+    finally:
+        again.stop()
+
+
+def test_the_control_plane_comes_back_at_the_same_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    running = start_installation(home)
+    use(monkeypatch, running)
+    try:
+        QUERY.remote(CONTEXT).collect()
+        pids = [json.loads(line)["pid"] for line in (home / "control-plane.log").read_text().splitlines() if "listening" in line]
+        os.kill(pids[-1], signal.SIGKILL)
+        # The client's own retries bridge the gap.
+        assert QUERY.remote(CONTEXT).collect().item() == 6
+    finally:
+        running.stop()
