@@ -53,6 +53,12 @@ export interface JobRow {
   readonly finished_at: Date | null;
 }
 
+/** What lists show: all but what is sealed, and how many tasks are on nodes. */
+export const JOB_COLUMNS = `id, workspace_id, user_name, name, mode, status, revision, phase, labels, spec, shape, cluster_id, cluster_pinned, polars, python,
+  priority, splits_open, tasks_total, tasks_succeeded, tasks_failed, tasks_cancelled, log_lines, error, retry_of, created_at, started_at, finished_at,
+  CASE WHEN status IN ('queued', 'running') THEN (SELECT count(*)::int FROM tasks t WHERE t.job_id = jobs.id AND t.kind <> 'split'
+    AND t.status IN ('leased', 'running', 'publishing')) ELSE 0 END AS tasks_running`;
+
 export interface NewJob {
   readonly id: string;
   readonly workspaceId: string;
@@ -232,7 +238,6 @@ export function tallyOf(job: JobRow): JobTally {
     succeeded: job.tasks_succeeded,
     failed: job.tasks_failed,
     cancelled: job.tasks_cancelled,
-    cancelRequested: job.cancel_requested_at !== null,
   };
 }
 
@@ -293,8 +298,10 @@ export async function findOpenJobs(sql: Sql, clusterId: string): Promise<string[
 /** Takes the jobs of a cluster that will not run them off it, so that they are placed anew. Pinned ones are left to the caller. */
 export async function unplaceJobs(sql: Sql, clusterId: string): Promise<string[]> {
   const rows = await sql.query<{ id: string }>({
-    text: `UPDATE jobs SET cluster_id = NULL, phase = 'waiting for a node', revision = revision + 1, due_at = now()
-      WHERE cluster_id = $1 AND status IN ('queued', 'running') AND NOT cluster_pinned RETURNING id`,
+    text: `WITH open AS MATERIALIZED (SELECT id FROM jobs WHERE cluster_id = $1 AND status IN ('queued', 'running') AND NOT cluster_pinned
+        ORDER BY id FOR NO KEY UPDATE)
+      UPDATE jobs SET cluster_id = NULL, phase = 'waiting for a node', revision = revision + 1, due_at = now() FROM open
+      WHERE jobs.id = open.id RETURNING jobs.id`,
     values: [clusterId],
   });
   return rows.map((row) => row.id);
@@ -310,7 +317,9 @@ export async function setPhase(sql: Sql, jobId: string, phase: string): Promise<
 
 export async function setClusterPhase(sql: Sql, clusterId: string, phase: string): Promise<string[]> {
   const rows = await sql.query<{ id: string }>({
-    text: `UPDATE jobs SET phase = $2, revision = revision + 1 WHERE cluster_id = $1 AND status = 'queued' AND phase IS DISTINCT FROM $2 RETURNING id`,
+    text: `WITH queued AS MATERIALIZED (SELECT id FROM jobs WHERE cluster_id = $1 AND status = 'queued' AND phase IS DISTINCT FROM $2
+        ORDER BY id FOR NO KEY UPDATE)
+      UPDATE jobs SET phase = $2, revision = revision + 1 FROM queued WHERE jobs.id = queued.id RETURNING jobs.id`,
     values: [clusterId, phase],
   });
   return rows.map((row) => row.id);
@@ -325,6 +334,11 @@ export async function requestCancel(sql: Sql, workspaceId: string, jobId: string
     values: [jobId, workspaceId, sources(JOB, "cancel")],
   });
   return rows[0];
+}
+
+/** Before any of its tasks are locked. */
+export async function lockJob(sql: Sql, jobId: string): Promise<void> {
+  await sql.query({ text: "SELECT 1 FROM jobs WHERE id = $1 FOR NO KEY UPDATE", values: [jobId] });
 }
 
 /** Ids of jobs that wait for a cluster, oldest first. */

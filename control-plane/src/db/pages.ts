@@ -1,7 +1,7 @@
 import type { ErrorInfo, FailureGroup, LogLine, Task } from "@frazil/contracts";
 import type { ClusterRow } from "./clusters.ts";
 import type { PrismaClient } from "./generated/client.ts";
-import type { JobRow } from "./jobs.ts";
+import { JOB_COLUMNS, type JobRow } from "./jobs.ts";
 import type { Sql } from "./pool.ts";
 
 /** Lists for people: keyset pages, newest first for jobs and clusters, in order for tasks and logs. */
@@ -13,26 +13,25 @@ export interface JobFilter {
 }
 
 export async function pageJobs(
-  prisma: PrismaClient,
+  sql: Sql,
   workspaceId: string,
   filter: JobFilter,
   cursor: string | undefined,
   limit: number,
 ): Promise<JobRow[]> {
-  const rows = await prisma.job.findMany({
-    where: {
-      workspaceId,
-      ...(filter.status === undefined ? {} : { status: filter.status }),
-      ...(filter.mode === undefined ? {} : { mode: filter.mode }),
-      ...(filter.user === undefined ? {} : { userName: filter.user }),
-      ...(filter.label === undefined ? {} : { labels: { path: [filter.label.key], equals: filter.label.value } }),
-      ...(cursor === undefined ? {} : { id: { lt: cursor } }),
-    },
-    omit: { sealed: true },
-    orderBy: { id: "desc" },
-    take: limit,
+  const values: unknown[] = [workspaceId, limit];
+  // Containment, which the index on labels answers; Prisma's filters on JSON do not use it.
+  const conditions = Object.entries({
+    "status =": filter.status,
+    "mode =": filter.mode,
+    "user_name =": filter.user,
+    "labels @>": filter.label === undefined ? undefined : { [filter.label.key]: filter.label.value },
+    "id <": cursor,
+  }).flatMap(([comparison, value]) => (value === undefined ? [] : [`AND ${comparison} $${values.push(value)}`]));
+  return sql.query<JobRow>({
+    text: `SELECT ${JOB_COLUMNS} FROM jobs WHERE workspace_id = $1 ${conditions.join(" ")} ORDER BY id DESC LIMIT $2`,
+    values,
   });
-  return rows.map((row) => asJobRow(row as unknown as Record<string, unknown>));
 }
 
 /** Prisma's names are the schema's in camelCase; the rest of the code speaks the columns' own. */

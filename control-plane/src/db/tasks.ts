@@ -1,11 +1,4 @@
-import {
-  type ErrorInfo,
-  INLINE_PLAN_BYTES_MAX,
-  type JobMode,
-  type Manifest,
-  type TaskKind,
-  type TaskStatus,
-} from "@frazil/contracts";
+import { type ErrorInfo, INLINE_PLAN_BYTES_MAX, type JobMode, type Manifest, type TaskKind } from "@frazil/contracts";
 import type { Allotment, LeasableJob } from "../domain/assign.ts";
 import { sources, TASK, target } from "../domain/lifecycles.ts";
 import type { Sql } from "./pool.ts";
@@ -65,12 +58,16 @@ export async function leaseTasks(
 ): Promise<LeasedTask[]> {
   return sql.query<LeasedTask>({
     name: "lease-tasks",
+    // Jobs that this starts are locked before their tasks, as everywhere.
     text: `WITH want AS (SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::int[]) AS w(job_id, kind, parent_id, n)),
-      picked AS (
+      starting AS MATERIALIZED (
+        SELECT id FROM jobs WHERE id = ANY($2::text[]) AND status = 'queued' ORDER BY id FOR NO KEY UPDATE
+      ), picked AS (
         SELECT found.id FROM want w CROSS JOIN LATERAL (
           SELECT id FROM tasks WHERE job_id = w.job_id AND status = 'queued' AND kind = w.kind AND parent_id IS NOT DISTINCT FROM w.parent_id
             AND (not_before IS NULL OR not_before <= now())
           ORDER BY ordinal LIMIT w.n FOR UPDATE SKIP LOCKED) found
+        WHERE (SELECT count(*) FROM starting) >= 0
       ), t AS (
         UPDATE tasks SET status = 'leased', attempt = tasks.attempt + 1, node_id = $1, lease_expires_at = now() + make_interval(secs => $6), not_before = NULL
         FROM picked WHERE tasks.id = picked.id RETURNING tasks.*
@@ -121,11 +118,14 @@ export async function renewLeases(
   return sql.query<{ taskId: string; attempt: number }>({
     name: "renew-leases",
     text: `WITH held AS (SELECT * FROM unnest($2::text[], $3::int[]) AS h(id, attempt)),
-      renewed AS (
-        UPDATE tasks SET lease_expires_at = now() + make_interval(secs => $4) FROM held
-        WHERE tasks.id = held.id AND tasks.attempt = held.attempt AND tasks.node_id = $1 AND tasks.status = ANY($5) RETURNING tasks.id
+      live AS MATERIALIZED (
+        SELECT tasks.id FROM tasks JOIN held ON tasks.id = held.id AND tasks.attempt = held.attempt
+        WHERE tasks.node_id = $1 AND tasks.status = ANY($5) ORDER BY tasks.id FOR NO KEY UPDATE OF tasks
+      ), renewed AS (
+        UPDATE tasks SET lease_expires_at = now() + make_interval(secs => $4) FROM live WHERE tasks.id = live.id
+        RETURNING tasks.id, tasks.attempt
       )
-      SELECT id AS "taskId", attempt FROM held WHERE id NOT IN (SELECT id FROM renewed)`,
+      SELECT id AS "taskId", attempt FROM held WHERE (id, attempt) NOT IN (SELECT id, attempt FROM renewed)`,
     values: [
       nodeId,
       attempts.map((one) => one.taskId),
@@ -136,11 +136,15 @@ export async function renewLeases(
   });
 }
 
-export async function startTasks(sql: Sql, attempts: readonly AttemptKey[]): Promise<void> {
+/** Marks attempts as running, where they are live and the node that says so has them. */
+export async function startTasks(sql: Sql, attempts: readonly (AttemptKey & { nodeId: string })[]): Promise<void> {
   await sql.query({
     name: "start-tasks",
-    text: `WITH t AS (UPDATE tasks SET status = $3, started_at = now() FROM unnest($1::text[], $2::int[]) AS s(id, attempt)
-        WHERE tasks.id = s.id AND tasks.attempt = s.attempt AND tasks.status = ANY($4) RETURNING tasks.*)
+    text: `WITH live AS MATERIALIZED (
+        SELECT tasks.id FROM tasks JOIN unnest($1::text[], $2::int[], $5::text[]) AS s(id, attempt, node_id)
+          ON tasks.id = s.id AND tasks.attempt = s.attempt AND tasks.node_id = s.node_id
+        WHERE tasks.status = ANY($4) ORDER BY tasks.id FOR NO KEY UPDATE OF tasks
+      ), t AS (UPDATE tasks SET status = $3, started_at = now() FROM live WHERE tasks.id = live.id RETURNING tasks.*)
       INSERT INTO events (workspace_id, job_id, task_id, node_id, event, data)
       SELECT workspace_id, job_id, id, node_id, 'start', jsonb_build_object('attempt', attempt) FROM t`,
     values: [
@@ -148,6 +152,7 @@ export async function startTasks(sql: Sql, attempts: readonly AttemptKey[]): Pro
       attempts.map((one) => one.attempt),
       target(TASK, "start"),
       sources(TASK, "start"),
+      attempts.map((one) => one.nodeId),
     ],
   });
 }
@@ -206,7 +211,8 @@ export interface OpenTask {
   readonly job_id: string;
   readonly workspace_id: string;
   readonly kind: TaskKind;
-  readonly status: TaskStatus;
+  /** An attempt of it was fenced for publishing: this one or one before. */
+  readonly publishing: boolean;
   readonly ordinal: number;
   readonly frame: number | null;
   readonly plan_id: string;
@@ -215,31 +221,60 @@ export interface OpenTask {
   readonly node_id: string | null;
 }
 
+/**
+ * Locks the jobs of tasks. Whoever ends tasks does it first: jobs are locked before tasks, and both in the order of their ids, by everyone, so that
+ * recording, cancelling and expiring can't deadlock.
+ */
+export async function lockJobsOf(sql: Sql, taskIds: readonly string[]): Promise<void> {
+  await sql.query({
+    name: "lock-jobs-of",
+    text: "SELECT 1 FROM jobs WHERE id IN (SELECT job_id FROM tasks WHERE id = ANY($1)) ORDER BY id FOR NO KEY UPDATE",
+    values: [taskIds],
+  });
+}
+
+const OPEN_COLUMNS = `id, job_id, workspace_id, kind, ordinal, frame, plan_id, attempt, attempts_max, node_id, manifest IS NOT NULL AS publishing`;
+
 /** Locks tasks that are on a node (in id order, so that two batches can't deadlock). */
 export async function lockActive(sql: Sql, taskIds: readonly string[]): Promise<OpenTask[]> {
   return sql.query<OpenTask>({
     name: "lock-active",
-    text: `SELECT id, job_id, workspace_id, kind, status, ordinal, frame, plan_id, attempt, attempts_max, node_id FROM tasks
+    text: `SELECT ${OPEN_COLUMNS} FROM tasks
       WHERE id = ANY($1) AND status = ANY($2) ORDER BY id FOR UPDATE`,
     values: [taskIds, sources(TASK, "finish")],
   });
 }
 
-/** Locks tasks whose lease ran out. */
+/** Locks tasks whose lease ran out, after their jobs. */
 export async function lockExpired(sql: Sql, limit: number): Promise<OpenTask[]> {
-  return sql.query<OpenTask>({
-    text: `SELECT id, job_id, workspace_id, kind, status, ordinal, frame, plan_id, attempt, attempts_max, node_id FROM tasks
-      WHERE lease_expires_at < now() AND status = ANY($1) ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED`,
+  const found = await sql.query<{ id: string }>({
+    text: "SELECT id FROM tasks WHERE lease_expires_at < now() AND status = ANY($1) ORDER BY id LIMIT $2",
     values: [sources(TASK, "requeue"), limit],
+  });
+  if (found.length === 0) return [];
+  const ids = found.map((row) => row.id);
+  await lockJobsOf(sql, ids);
+  return sql.query<OpenTask>({
+    text: `SELECT ${OPEN_COLUMNS} FROM tasks
+      WHERE id = ANY($2) AND lease_expires_at < now() AND status = ANY($1) ORDER BY id FOR UPDATE`,
+    values: [sources(TASK, "requeue"), ids],
   });
 }
 
-/** Locks what a node that is gone still holds. */
-export async function lockHeldBy(sql: Sql, nodeId: string): Promise<OpenTask[]> {
+/** Locks what a node holds according to us, but for the attempts that it says it has, after their jobs. */
+export async function lockHeldBy(sql: Sql, nodeId: string, has: readonly AttemptKey[]): Promise<OpenTask[]> {
+  const found = await sql.query<{ id: string }>({
+    text: `SELECT id FROM tasks WHERE node_id = $1 AND status = ANY($2)
+      AND (id, attempt) NOT IN (SELECT * FROM unnest($3::text[], $4::int[]) AS h(id, attempt)) ORDER BY id`,
+    values: [nodeId, sources(TASK, "requeue"), has.map((one) => one.taskId), has.map((one) => one.attempt)],
+  });
+  if (found.length === 0) return [];
+  const ids = found.map((row) => row.id);
+  await lockJobsOf(sql, ids);
   return sql.query<OpenTask>({
-    text: `SELECT id, job_id, workspace_id, kind, status, ordinal, frame, plan_id, attempt, attempts_max, node_id FROM tasks
-      WHERE node_id = $1 AND status = ANY($2) ORDER BY id FOR UPDATE`,
-    values: [nodeId, sources(TASK, "requeue")],
+    text: `SELECT ${OPEN_COLUMNS} FROM tasks
+      WHERE id = ANY($3) AND node_id = $1 AND status = ANY($2) ORDER BY id FOR UPDATE`,
+    values: [nodeId, sources(TASK, "requeue"), ids],
   });
 }
 
@@ -324,10 +359,10 @@ export interface CancelledTask {
   readonly node_id: string | null;
 }
 
-/** Cancels every task of a job that can still be cancelled. */
+/** Cancels every task of a job that can still be cancelled: not those of which an attempt was fenced for publishing, whoever goes on with it. */
 export async function cancelTasks(sql: Sql, jobId: string): Promise<CancelledTask[]> {
   return sql.query<CancelledTask>({
-    text: `WITH open AS (SELECT id, node_id FROM tasks WHERE job_id = $1 AND status = ANY($2) ORDER BY id FOR UPDATE),
+    text: `WITH open AS (SELECT id, node_id FROM tasks WHERE job_id = $1 AND status = ANY($2) AND manifest IS NULL ORDER BY id FOR UPDATE),
       t AS (
         UPDATE tasks SET status = $3, node_id = NULL, lease_expires_at = NULL, finished_at = now(), phase = NULL FROM open
         WHERE tasks.id = open.id RETURNING tasks.id, tasks.job_id, tasks.workspace_id, tasks.attempt, tasks.kind, open.node_id

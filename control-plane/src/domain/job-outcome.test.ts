@@ -7,7 +7,6 @@ const tally = (over: Partial<JobTally>): JobTally => ({
   succeeded: 0,
   failed: 0,
   cancelled: 0,
-  cancelRequested: false,
   ...over,
 });
 const error = { code: "query_failed", message: "no such column" } as const;
@@ -26,11 +25,12 @@ describe("a job's end", () => {
   });
 
   it("is a failure when some failed before the rest was cancelled", () => {
-    expect(decideJobEnd(tally({ failed: 1, cancelled: 2, cancelRequested: true }))).toBe("fail");
+    expect(decideJobEnd(tally({ failed: 1, cancelled: 2 }))).toBe("fail");
   });
 
   it("is a success when all tasks finished before the cancel reached them, unless some were cancelled", () => {
-    expect(decideJobEnd(tally({ total: 1, cancelled: 1, cancelRequested: true }))).toBe("cancel");
+    expect(decideJobEnd(tally({ total: 1, succeeded: 1 }))).toBe("succeed");
+    expect(decideJobEnd(tally({ total: 1, cancelled: 1 }))).toBe("cancel");
   });
 
   it("carries the task's own error for one task, and a count for many", () => {

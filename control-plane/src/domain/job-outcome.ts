@@ -7,7 +7,6 @@ export interface JobTally {
   readonly succeeded: number;
   readonly failed: number;
   readonly cancelled: number;
-  readonly cancelRequested: boolean;
 }
 
 /** How a job ends, once nothing of it is open; undefined while something is. */
@@ -15,7 +14,7 @@ export function decideJobEnd(tally: JobTally): JobEvent | undefined {
   if (tally.splitsOpen > 0) return undefined;
   if (tally.succeeded + tally.failed + tally.cancelled < tally.total) return undefined;
   if (tally.failed > 0) return "fail";
-  if (tally.cancelRequested || tally.cancelled > 0) return "cancel";
+  if (tally.cancelled > 0) return "cancel";
   return "succeed";
 }
 

@@ -20,12 +20,32 @@ describe("a batcher", () => {
     expect(batches).toEqual([[1], [2, 3, 4]]);
   });
 
-  it("fails those of a failed flush alone, and goes on", async () => {
+  it("fails the one that can't be flushed, none of those that came with it, and goes on", async () => {
     const add = makeBatcher<number, number>(async (items) => {
+      await Promise.resolve();
       if (items.includes(13)) throw new Error("unlucky");
       return items;
     });
+    const answers = await Promise.allSettled([1, 12, 13, 14].map((item) => add(item)));
+    expect(answers.map((answer) => (answer.status === "fulfilled" ? answer.value : answer.reason.message))).toEqual([
+      1,
+      12,
+      "unlucky",
+      14,
+    ]);
     await expect(add(13)).rejects.toThrow("unlucky");
-    expect(await add(14)).toBe(14);
+    expect(await add(15)).toBe(15);
+  });
+
+  it("does not try hundreds one by one when nothing can be flushed at all", async () => {
+    let flushes = 0;
+    const add = makeBatcher<number, number>(async () => {
+      await Promise.resolve();
+      flushes += 1;
+      throw new Error("no database");
+    });
+    const answers = await Promise.allSettled(Array.from({ length: 100 }, (_, item) => add(item)));
+    expect(answers.every((answer) => answer.status === "rejected")).toBe(true);
+    expect(flushes).toBeLessThan(10);
   });
 });

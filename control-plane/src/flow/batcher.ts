@@ -1,9 +1,12 @@
 /** How many items one flush takes. */
 const BATCH_MAX = 500;
+/** When so many of a failed batch, the first ones, fail alone too, it is not their own fault: the rest fails with them. */
+const ALONE_FAILURES_MAX = 3;
 
 /**
  * Group commit: while one flush is under way, further items wait and go together in the next. An idle batcher flushes at once, so that a single item
- * waits for nobody. `flush` answers for each item, in order.
+ * waits for nobody. `flush` answers for each item, in order; it does all or nothing. Items whose flush failed are flushed again one by one, so that
+ * one that always fails harms no other.
  */
 export function makeBatcher<Item, Answer>(
   flush: (items: Item[]) => Promise<Answer[]>,
@@ -16,16 +19,34 @@ export function makeBatcher<Item, Answer>(
   let waiting: Waiting[] = [];
   let flushing = false;
 
+  const settle = async (batch: readonly Waiting[]) => {
+    const answers = await flush(batch.map((one) => one.item));
+    for (const [index, one] of batch.entries()) one.resolve(answers[index] as Answer);
+  };
+  const settleOneByOne = async (batch: readonly Waiting[]) => {
+    let failures = 0;
+    for (const [at, one] of batch.entries()) {
+      try {
+        await settle([one]);
+      } catch (error) {
+        one.reject(error);
+        failures += 1;
+        if (failures < ALONE_FAILURES_MAX || failures <= at) continue;
+        for (const other of batch.slice(at + 1)) other.reject(error);
+        return;
+      }
+    }
+  };
   const run = async () => {
     flushing = true;
     while (waiting.length > 0) {
       const batch = waiting.slice(0, BATCH_MAX);
       waiting = waiting.slice(BATCH_MAX);
       try {
-        const answers = await flush(batch.map((one) => one.item));
-        for (const [index, one] of batch.entries()) one.resolve(answers[index] as Answer);
+        await settle(batch);
       } catch (error) {
-        for (const one of batch) one.reject(error);
+        if (batch.length === 1) batch[0]?.reject(error);
+        else await settleOneByOne(batch);
       }
     }
     flushing = false;

@@ -26,6 +26,8 @@ interface HeldRun {
   readonly jobId: string;
   readonly user: string;
   readonly slots: number;
+  /** On this process's own clock. */
+  readonly heldSinceMs: number;
 }
 interface LinkState {
   readonly link: Link;
@@ -37,6 +39,10 @@ export interface Dispatcher {
   /** The node is connected and holds these tasks (as the database says). */
   connect(link: Link, holding: readonly LeasedTask[]): Promise<void>;
   disconnect(nodeId: string, link: Link): void;
+  /** The node has connected anew: nothing more is sent over the connection that it had before. */
+  forget(nodeId: string): void;
+  /** The node says what it has. What it did not name for as long as a lease lasts, it does not have: those slots are free. */
+  keep(nodeId: string, holding: readonly AttemptRef[]): void;
   /** An attempt's slots are free again. */
   release(nodeId: string, attempt: AttemptRef, taskMs: number | undefined): void;
   /** Tells the nodes that are connected here to stop these attempts. */
@@ -87,6 +93,8 @@ export function makeDispatcher(deps: DispatchDeps): Dispatcher {
     disconnect(nodeId, link) {
       if (links.get(nodeId)?.link === link) links.delete(nodeId);
     },
+    forget: (nodeId) => void links.delete(nodeId),
+    keep: (nodeId, holding) => keep(state, nodeId, holding),
     release: (nodeId, attempt, ms) => release(state, nodeId, attempt, ms),
     cancel: (attempts) => cancel(state, attempts),
     wake: (clusterId) => wake(state, clusterId),
@@ -181,7 +189,7 @@ function claim(
     const fits = wanted.clusterId === null ? link.shapeHash === wanted.shapeHash : link.clusterId === wanted.clusterId;
     if (!fits || link.workspaceId !== wanted.workspaceId || held.size > 0) continue;
     if (state.backlogged.has(link.clusterId) || state.filling.has(link.clusterId)) continue;
-    held.set(CLAIM_KEY, { jobId: "", user: "", slots: link.slots });
+    held.set(CLAIM_KEY, { jobId: "", user: "", slots: link.slots, heldSinceMs: performance.now() });
     return { nodeId: link.nodeId, link };
   }
   return undefined;
@@ -212,6 +220,16 @@ function release(state: State, nodeId: string, attempt: AttemptRef, ms: number |
   linkState.held.delete(keyOf(attempt));
   if (ms !== undefined) learn(state.taskMs, run.jobId, ms);
   wake(state, linkState.link.clusterId);
+}
+
+function keep(state: State, nodeId: string, holding: readonly AttemptRef[]): void {
+  const linkState = state.links.get(nodeId);
+  if (linkState === undefined) return;
+  const named = new Set(holding.map(keyOf));
+  const oldestMs = performance.now() - state.deps.settings.leaseTtlMs;
+  const gone = [...linkState.held].filter(([key, run]) => !named.has(key) && run.heldSinceMs < oldestMs);
+  for (const [key] of gone) linkState.held.delete(key);
+  if (gone.length > 0) wake(state, linkState.link.clusterId);
 }
 
 function cancel(state: State, attempts: readonly (AttemptRef & { nodeId: string })[]): void {
@@ -254,7 +272,12 @@ function loadOf(states: readonly LinkState[]) {
 }
 
 function hold(state: LinkState, run: Run, template: RunTemplate): void {
-  const held: HeldRun = { jobId: template.jobId, user: template.user, slots: run.slots };
+  const held: HeldRun = {
+    jobId: template.jobId,
+    user: template.user,
+    slots: run.slots,
+    heldSinceMs: performance.now(),
+  };
   for (const task of run.tasks) state.held.set(keyOf(task), held);
 }
 

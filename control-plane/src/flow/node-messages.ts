@@ -1,7 +1,11 @@
-import type { AttemptRef, FromNode, ToNode } from "@frazil/contracts";
+import { type AttemptRef, type FromNode, NODE_MESSAGE_BYTES_MAX, type ToNode } from "@frazil/contracts";
 import type { ConnectedNode, Deps } from "./deps.ts";
 import { topics } from "./deps.ts";
 import type { Recorder } from "./record.ts";
+import { requeueHeld } from "./settle.ts";
+
+/** A `hello` that names this many attempts may not name all: an agent names the rest in a heartbeat right behind it. */
+const HELLO_HOLDING_MAX = Math.floor(NODE_MESSAGE_BYTES_MAX / 128);
 
 export interface NodeDeps extends Deps {
   readonly recorder: Recorder;
@@ -15,16 +19,20 @@ export async function handleNodeMessage(deps: NodeDeps, node: ConnectedNode, mes
     case "heartbeat": {
       const lost = await deps.db.tasks.renewLeases(deps.pool, node.id, message.holding, deps.settings.leaseTtlMs);
       await deps.db.clusters.touchNode(deps.pool, node.id, message.cpuPercent, message.memoryBytes);
+      for (const attempt of lost) deps.dispatcher.release(node.id, attempt, undefined);
+      deps.dispatcher.keep(node.id, message.holding);
       return [{ type: "beat", lost }];
     }
     case "started":
-      deps.recorder.started(message.tasks);
+      deps.recorder.started(node.id, message.tasks);
       return [];
     case "progress":
       await reportProgress(deps, node, message);
       return [];
     case "staged": {
       const live = await deps.db.tasks.fenceForPublish(deps.pool, message, node.id, message.manifest);
+      // An abandoned attempt is let go without another word.
+      if (!live) deps.dispatcher.release(node.id, message, undefined);
       return [{ type: live ? "publish" : "abandon", taskId: message.taskId, attempt: message.attempt }];
     }
     case "finished": {
@@ -38,7 +46,9 @@ export async function handleNodeMessage(deps: NodeDeps, node: ConnectedNode, mes
 
 /** A node that connects says what it holds. What it no longer holds is given back; what is no longer its own it is told to stop. */
 async function greet(deps: NodeDeps, node: ConnectedNode, holding: readonly AttemptRef[]): Promise<ToNode[]> {
+  deps.dispatcher.forget(node.id);
   const lost = await deps.db.tasks.renewLeases(deps.pool, node.id, holding, deps.settings.leaseTtlMs);
+  if (holding.length < HELLO_HOLDING_MAX) await requeueHeld(deps, node.id, holding);
   return lost.length === 0 ? [] : [{ type: "cancel", tasks: [...lost] }];
 }
 

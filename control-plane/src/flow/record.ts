@@ -17,13 +17,13 @@ export interface Recorder {
   /** True when the attempt was live and is now recorded; false when it was stale. */
   finished(report: Report): Promise<boolean>;
   /** A hint for those who watch: a task that ends soon after is never seen as running. */
-  started(attempts: readonly AttemptKey[]): void;
+  started(nodeId: string, attempts: readonly AttemptKey[]): void;
 }
 
 /** Records what nodes report, many reports in one transaction when they come together. Only the live attempt of a task may record. */
 export function makeRecorder(deps: RecordDeps): Recorder {
   const record = makeBatcher<Report, boolean>((reports) => recordBatch(deps, reports));
-  const starts = new Map<string, AttemptKey>();
+  const starts = new Map<string, AttemptKey & { nodeId: string }>();
   let isScheduled = false;
   const flush = () => {
     isScheduled = false;
@@ -36,11 +36,11 @@ export function makeRecorder(deps: RecordDeps): Recorder {
   };
   return {
     finished(report) {
-      starts.delete(report.message.taskId);
+      starts.delete(`${report.nodeId} ${report.message.taskId}`);
       return record(report);
     },
-    started(attempts) {
-      for (const attempt of attempts) starts.set(attempt.taskId, attempt);
+    started(nodeId, attempts) {
+      for (const { taskId, attempt } of attempts) starts.set(`${nodeId} ${taskId}`, { taskId, attempt, nodeId });
       if (!isScheduled) setTimeout(flush, START_DELAY_MS);
       isScheduled = true;
     },
@@ -49,7 +49,11 @@ export function makeRecorder(deps: RecordDeps): Recorder {
 
 async function recordBatch(deps: RecordDeps, reports: readonly Report[]): Promise<boolean[]> {
   const { settled, live } = await deps.pool.transact(async (sql) => {
-    const open = await deps.db.tasks.lockActive(sql, [...new Set(reports.map((report) => report.message.taskId))]);
+    const taskIds = [...new Set(reports.map((report) => report.message.taskId))];
+    const [, open] = await Promise.all([
+      deps.db.tasks.lockJobsOf(sql, taskIds),
+      deps.db.tasks.lockActive(sql, taskIds),
+    ]);
     const byId = new Map(open.map((task) => [task.id, task]));
     const chosen = new Map<string, Settlement>();
     const accepted = reports.map((report) => {

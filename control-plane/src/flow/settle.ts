@@ -37,7 +37,7 @@ export function settleFailure(
       retryable: options.retryable,
       attempt: task.attempt,
       attemptsMax: task.attempts_max,
-      publishing: task.status === "publishing",
+      publishing: task.publishing,
     },
     Math.random(),
   );
@@ -62,6 +62,8 @@ export async function settle(deps: SettleDeps, sql: Sql, settlements: readonly S
   ]);
   const jobs: JobRow[] = [];
   const cancelled: (AttemptKey & { nodeId: string })[] = [];
+  // Ends of jobs touch their clusters: in one order, by everyone.
+  rows.sort((a, b) => ((a.cluster_id ?? "") < (b.cluster_id ?? "") ? -1 : 1));
   for (const row of rows) {
     const keys = (byJob.get(row.id) as Settlement[]).flatMap((one) =>
       (one.keys ?? []).map((key) => ({ key, parent: one.outcome.task })),
@@ -159,9 +161,9 @@ export const KEYS_LIMIT_ERROR: ErrorInfo = {
 
 const LOST: ErrorInfo = { code: "node_lost", message: "The node that ran this task stopped answering." };
 
-/** Gives back what a node held that is gone. */
-export async function requeueHeld(deps: SettleDeps, nodeId: string): Promise<void> {
-  await settleLost(deps, (sql) => deps.db.tasks.lockHeldBy(sql, nodeId));
+/** Gives back what a node held, but for the attempts that it says it still has: all of it when the node is gone. */
+export async function requeueHeld(deps: SettleDeps, nodeId: string, has: readonly AttemptKey[] = []): Promise<void> {
+  await settleLost(deps, (sql) => deps.db.tasks.lockHeldBy(sql, nodeId, has));
 }
 
 const EXPIRED_BATCH_MAX = 500;
@@ -187,6 +189,7 @@ async function settleLost(deps: SettleDeps, lock: (sql: Sql) => Promise<OpenTask
 /** Ends a job for a reason that lies outside its tasks (its cluster can't be had): what is queued fails with it, what runs is stopped. */
 export async function endJobWithout(deps: SettleDeps, jobId: string, error: ErrorInfo): Promise<void> {
   const settled = await deps.pool.transact(async (sql): Promise<Settled> => {
+    await deps.db.jobs.lockJob(sql, jobId);
     const failed = await deps.db.tasks.failQueued(sql, jobId, error);
     const splits = failed.filter((task) => task.kind === "split").length;
     const job = await deps.db.jobs.tallyJob(sql, {

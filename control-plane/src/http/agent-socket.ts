@@ -8,6 +8,7 @@ import { topics } from "../flow/deps.ts";
 import type { Link } from "../flow/dispatch.ts";
 import { handleNodeMessage, type NodeDeps } from "../flow/node-messages.ts";
 import { findNode } from "./auth.ts";
+import { parseNodeJson } from "./node-json.ts";
 
 const PATH = "/v1/agent/connect";
 /** Backpressure: a node that does not read is cut off, and its leases lapse. */
@@ -58,10 +59,16 @@ async function serve(deps: NodeDeps, node: ConnectedNode, connection: WebSocket)
       connection.send(JSON.stringify(message));
     },
   };
+  // A machine that vanished sends no farewell: who says nothing for as long as a lease lasts is cut off, and gets nothing more.
+  const silence = setTimeout(() => connection.terminate(), deps.settings.leaseTtlMs);
   connection.on("error", (error) => deps.log.warn({ err: error, node: node.id }, "node connection"));
-  connection.on("close", () => deps.dispatcher.disconnect(node.id, link));
+  connection.on("close", () => {
+    clearTimeout(silence);
+    deps.dispatcher.disconnect(node.id, link);
+  });
   connection.on("message", (data, isBinary) => {
-    const message = isBinary ? undefined : FromNode.safeParse(parseJson(String(data)));
+    silence.refresh();
+    const message = isBinary ? undefined : FromNode.safeParse(parseMessage(String(data)));
     if (!message?.success) {
       deps.log.warn({ node: node.id, issues: message?.error.issues.slice(0, 3) }, "a node sent what is not a message");
       return connection.close(1008, "not a message");
@@ -85,9 +92,9 @@ async function handle(deps: NodeDeps, node: ConnectedNode, link: Link, message: 
   deps.changes.notify(topics.cluster(node.cluster_id));
 }
 
-function parseJson(text: string): unknown {
+function parseMessage(text: string): unknown {
   try {
-    return JSON.parse(text);
+    return parseNodeJson(text);
   } catch {
     return undefined;
   }

@@ -6,6 +6,7 @@ import { hashToken, mintNodeToken } from "../domain/tokens.ts";
 import { topics } from "../flow/deps.ts";
 import { handleNodeMessage, type NodeDeps } from "../flow/node-messages.ts";
 import { type AppEnv, requireNode } from "./auth.ts";
+import { parseNodeJson } from "./node-json.ts";
 import { parse } from "./submission.ts";
 
 const BODY_BYTES_MAX = 64 * 1024 * 1024;
@@ -60,8 +61,11 @@ export function agentRoutes(deps: NodeDeps): Hono<AppEnv> {
 }
 
 async function readBody<S extends z.ZodType>(c: Context<AppEnv>, schema: S): Promise<z.output<S>> {
-  const body = await c.req.json().catch((cause: unknown) => {
-    throw new Problem("invalid_request", "The body is not JSON.", { cause });
-  });
-  return parse(schema, body, "The body");
+  const text = await c.req.text();
+  try {
+    return parse(schema, parseNodeJson(text), "The body");
+  } catch (cause) {
+    if (cause instanceof SyntaxError) throw new Problem("invalid_request", "The body is not JSON.", { cause });
+    throw cause;
+  }
 }

@@ -197,7 +197,7 @@ function lists(app: OpenAPIHono<AppEnv>, deps: HttpDeps): void {
     const at = label?.indexOf(":") ?? 0;
     const wanted = label === undefined ? undefined : { key: label.slice(0, at), value: label.slice(at + 1) };
     const rows = await deps.db.pages.pageJobs(
-      deps.prisma,
+      deps.pool,
       c.get("caller").workspaceId,
       { ...filter, label: wanted },
       idCursor(cursor),

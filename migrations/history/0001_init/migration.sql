@@ -54,6 +54,7 @@ CREATE TABLE "clusters" (
   "due_at" TIMESTAMPTZ(3) NOT NULL DEFAULT now()
 );
 CREATE INDEX "clusters_workspace_id_id_idx" ON "clusters"("workspace_id", "id");
+CREATE INDEX "clusters_workspace_id_status_id_idx" ON "clusters"("workspace_id", "status", "id");
 CREATE INDEX "clusters_workspace_id_shape_hash_status_idx" ON "clusters"("workspace_id", "shape_hash", "status");
 CREATE INDEX "clusters_status_due_at_idx" ON "clusters"("status", "due_at");
 
