@@ -7,6 +7,7 @@ import contextlib
 import io
 import traceback
 import warnings
+from datetime import datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,25 @@ def split_keys(lf: pl.LazyFrame, keys: list[dict[str, Any]]) -> list[tuple[dict[
             expr = pl.col(key["name"])
         exprs.append(expr.alias(key["name"]))
     found = lf.select(exprs).unique().sort(pl.all()).collect()
-    texts = found.select(pl.all().cast(pl.String))
     split = []
     for index in range(found.height):
         wanted = pl.all_horizontal(
             expr.eq_missing(pl.lit(found[index, key["name"]])) for expr, key in zip(exprs, keys, strict=True)
         )
-        split.append((texts.row(index, named=True), lf.filter(wanted)))
+        split.append(
+            ({name: key_text(value) for name, value in found.row(index, named=True).items()}, lf.filter(wanted))
+        )
     return split
+
+
+def key_text(value: Any) -> str | None:
+    """ISO 8601 for what has it; lower case for truth; a number's own text."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, (datetime, time)):
+        whole_ms = value.microsecond and value.microsecond % 1000 == 0
+        return value.isoformat(timespec="milliseconds" if whole_ms else "auto")
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def output_file(output: dict[str, Any], results: Path, task_id: str, parts: list[str]) -> Path:
@@ -53,23 +65,42 @@ def output_file(output: dict[str, Any], results: Path, task_id: str, parts: list
     return path
 
 
-def travelling(dtype: Any) -> Any:
-    """Arrays of width zero are written as lists: Polars can't read them from Arrow IPC."""
+CARRIER = "frazil:array[0]"
+
+
+def carried_type(dtype: Any) -> Any:
+    """Arrays of width zero are written as structs of one field: Polars can't read them from Arrow IPC."""
     if isinstance(dtype, pl.Array):
-        inner = travelling(dtype.inner)
-        return pl.List(inner) if dtype.size == 0 else pl.Array(inner, dtype.size)
+        inner = carried_type(dtype.inner)
+        return pl.Struct({CARRIER: inner}) if dtype.size == 0 else pl.Array(inner, dtype.size)
     if isinstance(dtype, pl.List):
-        return pl.List(travelling(dtype.inner))
+        return pl.List(carried_type(dtype.inner))
     if isinstance(dtype, pl.Struct):
-        return pl.Struct({entry.name: travelling(entry.dtype) for entry in dtype.fields})
+        return pl.Struct({entry.name: carried_type(entry.dtype) for entry in dtype.fields})
     return dtype
 
 
-def as_lists(frame: pl.DataFrame) -> pl.DataFrame:
-    changed: dict[Any, Any] = {
-        name: travelling(dtype) for name, dtype in frame.schema.items() if travelling(dtype) != dtype
-    }
-    return frame.cast(changed) if changed else frame
+def carried_value(value: Any, dtype: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(dtype, pl.Array) and dtype.size == 0:
+        return {CARRIER: None}
+    if isinstance(dtype, (pl.Array, pl.List)):
+        return [carried_value(item, dtype.inner) for item in value]
+    if isinstance(dtype, pl.Struct):
+        return {entry.name: carried_value(value[entry.name], entry.dtype) for entry in dtype.fields}
+    return value
+
+
+def as_carriers(frame: pl.DataFrame) -> pl.DataFrame:
+    columns = []
+    for column in frame.get_columns():
+        carried = carried_type(column.dtype)
+        if carried != column.dtype:
+            values = [carried_value(value, column.dtype) for value in column.to_list()]
+            column = pl.Series(column.name, values, dtype=carried)
+        columns.append(column)
+    return frame.with_columns(columns)
 
 
 class Failed(Exception):
@@ -90,7 +121,7 @@ def run_query(lf: pl.LazyFrame, output: dict[str, Any], path: Path) -> tuple[dic
         warnings.simplefilter("always")
         try:
             frame = lf.collect()
-            written = as_lists(frame) if output["format"] == "ipc" else frame
+            written = as_carriers(frame) if output["format"] == "ipc" else frame
             getattr(written.lazy(), f"sink_{output['format']}")(str(path), **output["options"])
         except Exception as error:
             code = "query_failed" if isinstance(error, pl.exceptions.PolarsError) else "user_code_failed"
@@ -98,7 +129,7 @@ def run_query(lf: pl.LazyFrame, output: dict[str, Any], path: Path) -> tuple[dic
             info = {"code": code, "message": str(error), "type": type(error).__name__, "traceback": shown}
             raise Failed({**info, "module": type(error).__module__}) from error
     head = io.BytesIO()
-    as_lists(frame.head(100)).write_ipc(head)
+    as_carriers(frame.head(100)).write_ipc(head)
     result = {
         "locations": [str(path)],
         "format": output["format"],

@@ -46,7 +46,7 @@ class Job:
             "engine": spec.get("engine", "auto"),
             "polars": spec["client"]["polars"],
             "python": spec["client"]["python"],
-            "output": {name: self.output[name] for name in ("format", "destination", "mode")},
+            "output": {name: self.output[name] for name in ("format", "destination", "mode", "options")},
             "partitionBy": [key["name"] for key in spec["partitionBy"]["keys"]] if spec.get("partitionBy") else None,
             "priority": spec.get("priority", 50),
             "counts": {},

@@ -157,6 +157,13 @@ def test_a_default_context_of_this_process(server: FakeServer) -> None:
         pc.set_compute_context("big")  # type: ignore[arg-type]
 
 
+def test_the_repr_shows_what_was_asked_for(server: FakeServer) -> None:
+    context = pc.ComputeContext(cpus=2, memory=4, packages=["numpy"])
+    assert repr(context) == "ComputeContext(cpus=2, memory=4, packages=['numpy'])"
+    context.start()
+    assert repr(context).endswith(f" started as {context.id}")
+
+
 def test_secrets_do_not_show() -> None:
     assert "hush" not in repr(pc.ComputeContext(env={"TOKEN": "hush"}))
     assert "hush" not in repr(LF.remote(pc.ComputeContext(env={"TOKEN": "hush"})))

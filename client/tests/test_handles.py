@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from fake_server import FakeServer
+from polars.testing import assert_frame_equal
 
 import frazil as pc
 
@@ -146,3 +147,11 @@ def test_an_interrupt_says_how_to_come_back(
     with pytest.raises(KeyboardInterrupt):
         handle.await_result()
     assert f'frazil.job("{handle.id}")' in capsys.readouterr().err
+
+
+def test_a_handle_made_elsewhere_reads_a_csv_as_it_was_written(server: FakeServer, tmp_path: Path) -> None:
+    frame = pl.DataFrame({"a": [1, 2], "b": ["x", "y"]})
+    handle = frame.lazy().remote().sink_csv(str(tmp_path / "out.csv"), separator=";", include_header=False)
+    handle.await_result()
+    elsewhere = pc.job(handle.id).await_result()
+    assert_frame_equal(elsewhere.lazy().collect(), frame)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from datetime import date
+from datetime import date, datetime, time, timezone
+from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
@@ -117,6 +118,25 @@ def test_keys_are_found_by_value_or_text(server: FakeServer) -> None:
     for wrong in (1997, (1996, True, 1), {"nope": 1}):
         with pytest.raises(KeyError):
             by_both[wrong]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        datetime(2024, 1, 1, 3),
+        datetime(2024, 1, 1, 3, 4, 5, 250_000),
+        datetime(2024, 1, 1, 3, tzinfo=timezone.utc),
+        time(1, 2, 3),
+        time(1, 2, 3, 500),
+        1.5,
+        -7,
+        Decimal("1.50"),
+    ],
+)
+def test_a_key_of_any_type_is_found_by_its_value(server: FakeServer, value: object) -> None:
+    results = pl.LazyFrame({"k": [value, None]}).remote().partition_by("k").execute().await_result()
+    assert results[value].head.to_series().to_list() == [value]
+    assert results[None].head.to_series().to_list() == [None]
 
 
 def test_keys_are_added_only_where_the_results_lack_them(server: FakeServer, source: str) -> None:

@@ -7,6 +7,8 @@ import json
 import math
 import operator
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,52 @@ def test_python_functions_run_as_they_are(server: FakeServer) -> None:
 
     lf = A.select(pl.col("a").map_elements(scale, return_dtype=pl.Int64))
     assert lf.remote().collect()["a"].to_list() == [4, 7]
+
+
+SCRIPT = """
+import functools, json, os, pickle, sys
+import polars as pl, frazil as pc
+from polars.io.plugins import register_io_source
+
+def frame_function(frame): return frame
+def value_function(value): return value
+def name_function(name): return name + "_"
+def provider(): return {}, None
+def source(with_columns, predicate, n_rows, batch_size): yield pl.DataFrame({"a": [1]})
+class Callable:
+    def __call__(self, frame): return frame
+
+from frazil._plans import serialise
+frame = pl.LazyFrame({"a": [1]})
+plans = [
+    frame.map_batches(frame_function),
+    frame.map_batches(Callable()),
+    frame.map_batches(functools.partial(frame_function)),
+    frame.select(pl.all().name.map(name_function)),
+    frame.select(pl.col("a").map_elements(value_function, return_dtype=pl.Int64)),
+    frame.group_by("a").map_groups(frame_function, schema={"a": pl.Int64}),
+    register_io_source(source, schema={"a": pl.Int64}),
+]
+original = pickle.dumps
+for number, plan in enumerate(plans):
+    with open(os.path.join(sys.argv[1], f"{number}.plan"), "wb") as file:
+        file.write(serialise(plan))
+assert pickle.dumps is original
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_functions_of_a_script_travel_by_value(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    source = str(Path(pc.__file__).parents[1])
+    command = [sys.executable, "-W", "ignore", str(script), str(tmp_path)]
+    subprocess.run(command, check=True, timeout=60, env={**os.environ, "PYTHONPATH": source})
+    plans = sorted(tmp_path.glob("*.plan"))
+    assert len(plans) == 7
+    for plan in plans:  # Here, `__main__` is another module.
+        frame = pl.LazyFrame.deserialize(io.BytesIO(plan.read_bytes())).collect()
+        assert frame.rows() == [(1,)]
 
 
 def test_columns_of_objects_can_not_travel() -> None:

@@ -9,7 +9,7 @@ import {
 
 /** The machines a user asks for. Two contexts with the same shape share a warm cluster. */
 export const ClusterShape = z.strictObject({
-  cloud: z.string().min(1).max(64).default("local"),
+  cloud: z.string().min(1).max(64),
   cpus: z.int().min(1).max(CPUS_MAX).describe("Cores, and so task slots, of each node."),
   memoryGiB: z.number().positive().max(MEMORY_GIB_MAX).describe("Memory of each node in GiB."),
   gpus: z.int().min(0).max(16).default(0),
@@ -30,6 +30,7 @@ export const EngineEnvironment = z.strictObject({
 export type EngineEnvironment = z.infer<typeof EngineEnvironment>;
 
 export const ComputeContext = ClusterShape.extend({
+  cloud: z.string().min(1).max(64).optional().describe("Default: the cloud of the workspace's default context."),
   ...EngineEnvironment.shape,
   idleTimeoutSeconds: z.int().min(5).max(IDLE_TIMEOUT_MAX_SECONDS).default(IDLE_TIMEOUT_DEFAULT_SECONDS),
 });

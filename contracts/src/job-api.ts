@@ -189,7 +189,12 @@ export const Job = z.object({
   engine: EngineChoice,
   polars: z.string(),
   python: z.string(),
-  output: z.object({ format: OutputFormat, destination: z.string().nullable(), mode: OutputMode }),
+  output: z.object({
+    format: OutputFormat,
+    destination: z.string().nullable(),
+    mode: OutputMode,
+    options: z.record(z.string(), z.json()),
+  }),
   partitionBy: z.array(z.string()).nullable(),
   priority: z.int(),
   counts: TaskCounts,

@@ -26,6 +26,7 @@ export async function bootstrap(
     id: mintId("workspace"),
     name: wanted.workspace,
     default_context: ComputeContext.parse({
+      cloud: "local",
       cpus: availableParallelism(),
       memoryGiB: Math.max(1, Math.floor((totalmem() / GIB) * MEMORY_SHARE)),
     }),

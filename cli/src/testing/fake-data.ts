@@ -32,7 +32,7 @@ export function makeJob(patch: Partial<z.input<typeof Job>> = {}): Job {
     engine: "auto",
     polars: "2.1.0",
     python: "3.11",
-    output: { format: "ipc", destination: null, mode: "error" },
+    output: { format: "ipc", destination: null, mode: "error", options: {} },
     partitionBy: null,
     priority: 50,
     counts: countsOf({ queued: 1 }),

@@ -16,7 +16,7 @@ import {
   type Task,
   type TaskResult,
 } from "@frazil/contracts";
-import { countsOf, makeCluster, makeJob, ME } from "./fake-data.ts";
+import { countsOf, ME, makeCluster, makeJob } from "./fake-data.ts";
 
 export const TOKEN = "frz_test";
 
@@ -29,9 +29,14 @@ export interface Received {
   readonly body: unknown;
 }
 
-type Answer = { readonly status?: number; readonly json?: unknown; readonly headers?: Record<string, string>; readonly text?: string };
+type Answer = {
+  readonly status?: number;
+  readonly json?: unknown;
+  readonly headers?: Record<string, string>;
+  readonly text?: string;
+};
 /** A test's own answer to a request; undefined leaves it to the server. `drop` breaks the connection. */
-type Intercept = (request: Received) => Answer | "drop" | undefined | Promise<Answer | "drop" | undefined>;
+type Intercept = (request: Received) => Answer | "drop" | undefined;
 
 interface JobState {
   job: Job;
@@ -41,19 +46,29 @@ interface JobState {
   readonly logs: LogLine[];
 }
 
+interface State {
+  readonly received: Received[];
+  readonly jobs: Map<string, JobState>;
+  readonly clusters: Map<string, Cluster>;
+  intercept: Intercept | undefined;
+  /** What a new job is like. */
+  onSubmit: (submission: unknown) => Partial<Job>;
+  readonly changed: Set<() => void>;
+  readonly streams: Set<ServerResponse>;
+}
+
 export type FakeServer = Awaited<ReturnType<typeof startFakeServer>>;
 
 /** A server over http that keeps jobs in memory and holds every submission against the contract. What jobs do is up to the test. */
 export async function startFakeServer() {
-  const state = {
-    received: [] as Received[],
-    jobs: new Map<string, JobState>(),
-    clusters: new Map<string, Cluster>(),
-    intercept: undefined as Intercept | undefined,
-    /** What a new job is like. */
-    onSubmit: (_submission: unknown): Partial<Job> => ({}),
-    changed: new Set<() => void>(),
-    streams: new Set<ServerResponse>(),
+  const state: State = {
+    received: [],
+    jobs: new Map(),
+    clusters: new Map(),
+    intercept: undefined,
+    onSubmit: () => ({}),
+    changed: new Set(),
+    streams: new Set(),
   };
   const server = createServer((request, response) => {
     void answer(state, request, response).catch((error: unknown) => {
@@ -99,8 +114,6 @@ export async function startFakeServer() {
   };
 }
 
-type State = FakeServer["state"];
-
 function addJob(state: State, job: Job): Job {
   state.jobs.set(job.id, { job, tasks: [], results: [], failures: [], logs: [] });
   return job;
@@ -117,7 +130,7 @@ async function answer(state: State, request: IncomingMessage, response: ServerRe
     body: parseBody(request, raw),
   };
   state.received.push(received);
-  const own = await state.intercept?.(received);
+  const own = state.intercept?.(received);
   if (own === "drop") {
     request.socket.destroy();
     return;
@@ -137,9 +150,14 @@ function parseBody(request: IncomingMessage, raw: string): unknown {
   if (raw === "") return undefined;
   try {
     if (request.headers["content-type"] === "application/x-ndjson") {
-      return raw.trimEnd().split("\n").map((line) => SubmitLine.parse(JSON.parse(line)));
+      return raw
+        .trimEnd()
+        .split("\n")
+        .map((line) => SubmitLine.parse(JSON.parse(line)));
     }
-    return request.url?.startsWith("/v1/clusters") ? StartCluster.parse(JSON.parse(raw)) : SubmitJob.parse(JSON.parse(raw));
+    return request.url?.startsWith("/v1/clusters")
+      ? StartCluster.parse(JSON.parse(raw))
+      : SubmitJob.parse(JSON.parse(raw));
   } catch (error) {
     throw new Problem("invalid_request", `not in the contract: ${String(error)}`);
   }
@@ -147,7 +165,9 @@ function parseBody(request: IncomingMessage, raw: string): unknown {
 
 function send(response: ServerResponse, { status = 200, json, headers = {}, text }: Answer): void {
   const type = status >= 400 ? "application/problem+json" : "application/json";
-  response.writeHead(status, { "content-type": type, ...headers }).end(text ?? (json === undefined ? "" : JSON.stringify(json)));
+  response
+    .writeHead(status, { "content-type": type, ...headers })
+    .end(text ?? (json === undefined ? "" : JSON.stringify(json)));
 }
 
 async function route(state: State, request: Received, response: ServerResponse): Promise<void> {
@@ -155,8 +175,18 @@ async function route(state: State, request: Received, response: ServerResponse):
   const at = `${request.method} ${[kind, id === undefined ? undefined : "{id}", verb].filter(Boolean).join("/")}`;
   if (at === "GET me") return send(response, { json: ME });
   if (at === "POST jobs") return send(response, { status: 202, json: submit(state, request) });
-  if (at === "GET jobs") return send(response, { json: pageOf([...state.jobs.values()].map(({ job }) => job).filter((job) => isWanted(job, request.query)).reverse(), request.query) });
-  if (at === "GET clusters") return send(response, { json: pageOf([...state.clusters.values()].reverse(), request.query) });
+  if (at === "GET jobs")
+    return send(response, {
+      json: pageOf(
+        [...state.jobs.values()]
+          .map(({ job }) => job)
+          .filter((job) => isWanted(job, request.query))
+          .reverse(),
+        request.query,
+      ),
+    });
+  if (at === "GET clusters")
+    return send(response, { json: pageOf([...state.clusters.values()].reverse(), request.query) });
   if (at === "POST clusters") return send(response, { status: 202, json: startCluster(state, request) });
   if (kind === "clusters") return send(response, { json: clusterAnswer(state, id ?? "", verb) });
   const found = state.jobs.get(id ?? "");
@@ -185,12 +215,12 @@ export function framesOf(lines: readonly unknown[]): number[] {
 }
 
 function isWanted(job: Job, { status, mode, user, label }: Received["query"]): boolean {
-  const [key, value] = label?.split(":") ?? [];
+  const [key = "", value] = label?.split(":") ?? [];
   return (
     (status === undefined || job.status === status) &&
     (mode === undefined || job.mode === mode) &&
     (user === undefined || job.user === user) &&
-    (key === undefined || job.labels[key] === value)
+    (label === undefined || job.labels[key] === value)
   );
 }
 
@@ -202,7 +232,7 @@ function pageOf<T>(items: readonly T[], { limit = "50", cursor = "0" }: Received
 
 function startCluster(state: State, { body }: Received): Cluster {
   const { context, name } = StartCluster.parse(body);
-  const { cloud, cpus, memoryGiB, gpus, clusterSize } = context;
+  const { cloud = "local", cpus, memoryGiB, gpus, clusterSize } = context;
   const cluster = makeCluster({ name, shape: { cloud, cpus, memoryGiB, gpus, clusterSize } });
   state.clusters.set(cluster.id, cluster);
   return cluster;
@@ -224,7 +254,10 @@ async function jobAnswer(state: State, found: JobState, at: string, { query }: R
       await waitForChange(state, found, query);
       return found.job;
     case "GET jobs/{id}/tasks":
-      return pageOf(found.tasks.filter((task) => query.status === undefined || task.status === query.status), query);
+      return pageOf(
+        found.tasks.filter((task) => query.status === undefined || task.status === query.status),
+        query,
+      );
     case "GET jobs/{id}/results":
       return pageOf(found.results, query);
     case "GET jobs/{id}/failures":
@@ -243,13 +276,20 @@ async function jobAnswer(state: State, found: JobState, at: string, { query }: R
 }
 
 function logPage(found: JobState, { cursor = "0", limit = "50", taskId }: Received["query"]) {
-  const after = found.logs.filter((line) => Number(line.id) > Number(cursor) && (taskId === undefined || line.taskId === taskId));
+  const after = found.logs.filter(
+    (line) => Number(line.id) > Number(cursor) && (taskId === undefined || line.taskId === taskId),
+  );
   const items = after.slice(0, Number(limit));
   return { items, nextCursor: items.at(-1)?.id ?? null };
 }
 
-async function waitForChange(state: State, found: JobState, { timeout = "30", revision }: Received["query"]): Promise<void> {
-  const isEnough = () => isFinalJobStatus(found.job.status) || (revision !== undefined && found.job.revision > Number(revision));
+async function waitForChange(
+  state: State,
+  found: JobState,
+  { timeout = "30", revision }: Received["query"],
+): Promise<void> {
+  const isEnough = () =>
+    isFinalJobStatus(found.job.status) || (revision !== undefined && found.job.revision > Number(revision));
   const until = Date.now() + Number(timeout) * 1_000;
   while (!isEnough() && Date.now() < until) await nextChange(state, until - Date.now());
 }

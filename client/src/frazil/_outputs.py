@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import polars as pl
 
-from frazil._wire import Format, Mode
+from frazil._wire import Format, Job, Mode
 from frazil.errors import UnsupportedArgument
 
 if TYPE_CHECKING:
@@ -83,6 +83,12 @@ class Sink:
             "options": self.options,
             "storageOptions": self.storage_options,
         }
+
+
+def recorded_sink(job: Job) -> Sink:
+    """What the server recorded of a job's output: enough to read it, without the secrets that it was written with."""
+    output = job["output"]
+    return Sink(output["format"], output["destination"], output["mode"], output["options"])
 
 
 def make_sink(

@@ -6,6 +6,7 @@ import base64
 import os
 import re
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -14,7 +15,7 @@ from frazil._wire import PLAN_BYTES_MAX
 from frazil.errors import LimitExceeded, UnsupportedArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 # Polars embeds functions behind a magic of its own, or as a bare pickle (protocol 4 and up begins PROTO, version,
 # FRAME), either as bytes or as a msgpack list of numbers, in which bytes of 0x80 and above are preceded by 0xcc. Data
@@ -31,7 +32,7 @@ def serialise(lf: pl.LazyFrame) -> bytes:
     if not isinstance(lf, pl.LazyFrame):
         raise UnsupportedArgument(f"expected a LazyFrame, got {type(lf).__name__}")
     try:
-        data = lf.serialize()
+        data = _by_value(lf.serialize)
     except pl.exceptions.ComputeError as error:
         text = str(error)
         if "Object" in text:
@@ -51,6 +52,47 @@ def serialise(lf: pl.LazyFrame) -> bytes:
             hint="it carries an in-memory frame: write that to storage and scan it from there",
         )
     return data
+
+
+_pickle_lock = threading.Lock()
+
+
+def _by_value(serialise: Callable[[], bytes]) -> bytes:
+    """The bytes, with functions of the user's script or notebook inside.
+
+    Polars pickles most of them by value, but those of `LazyFrame.map_batches`, `name.map` and some others by their name
+    in `__main__`, which is another module on the engine. It asks `pickle.dumps` first, so for those a second go answers
+    with what cloudpickle makes; to this thread only.
+    """
+    data = serialise()
+    if b"__main__" not in data:
+        return data
+    import pickle
+
+    import cloudpickle
+
+    caller = threading.get_ident()
+    with _pickle_lock:
+        original = pickle.dumps
+
+        def dumps(value: Any, *args: Any, **kwargs: Any) -> bytes:
+            return cloudpickle.dumps(value) if threading.get_ident() == caller else original(value, *args, **kwargs)
+
+        pickle.dumps = dumps  # type: ignore[assignment]
+        try:
+            return serialise()
+        finally:
+            pickle.dumps = original
+
+
+def _unlock() -> None:
+    """In the child of a fork: another thread may have held the lock."""
+    global _pickle_lock
+    _pickle_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock)
 
 
 def has_python(plan: bytes) -> bool:
@@ -94,7 +136,7 @@ def partition_payload(
         if key.meta == pl.col(name):
             keys.append({"name": name})
             continue
-        data = key.meta.serialize()
+        data = _by_value(key.meta.serialize)
         carries_python = carries_python or has_python(data)
         keys.append({"name": name, "expr": base64.b64encode(data).decode("ascii")})
     names = [key["name"] for key in keys]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import glob
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
+
+from frazil._carriers import as_instance, restore_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from frazil._wire import Format
-
-Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 # Read by Polars' text readers from what its writers write. Others are read as something wider, and cast.
 _CSV_READABLE = (pl.Boolean, pl.String, pl.Decimal)
@@ -51,23 +51,6 @@ def scan_locations(
     if format == "csv":
         return _scan_csv(files, schema, options, given)
     return _scan_ndjson(files, schema, given)
-
-
-def restore_arrays(frame: Frame, schema: pl.Schema | None) -> Frame:
-    """Arrays of width zero travel as lists, since Polars can't read them from Arrow IPC: makes them arrays again."""
-    narrow = {name: dtype for name, dtype in (schema or {}).items() if has_empty_array(dtype)}
-    return frame.cast(narrow) if narrow else frame  # type: ignore[arg-type]
-
-
-def has_empty_array(dtype: pl.DataType) -> bool:
-    """Whether the type is, or holds, an Array of width zero."""
-    if isinstance(dtype, pl.Array):
-        return dtype.size == 0 or has_empty_array(_instance(dtype.inner))
-    if isinstance(dtype, pl.List):
-        return has_empty_array(_instance(dtype.inner))
-    if isinstance(dtype, pl.Struct):
-        return any(has_empty_array(_instance(entry.dtype)) for entry in dtype.fields)
-    return False
 
 
 def _scan_csv(
@@ -129,14 +112,10 @@ def _json_readable(dtype: pl.DataType) -> pl.DataType | None:
     if isinstance(dtype, _JSON_TEXT):
         return pl.String()
     if isinstance(dtype, (pl.List, pl.Array)):
-        inner = _json_readable(_instance(dtype.inner))
+        inner = _json_readable(as_instance(dtype.inner))
         return None if inner is None else pl.List(inner)
     if isinstance(dtype, pl.Struct):
-        fields = {entry.name: _json_readable(_instance(entry.dtype)) for entry in dtype.fields}
+        fields = {entry.name: _json_readable(as_instance(entry.dtype)) for entry in dtype.fields}
         known = {name: inner for name, inner in fields.items() if inner is not None}
         return pl.Struct(known) if len(known) == len(fields) else None
     return None
-
-
-def _instance(dtype: Any) -> pl.DataType:
-    return dtype() if isinstance(dtype, type) else dtype

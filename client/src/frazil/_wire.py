@@ -75,6 +75,7 @@ class JobOutput(TypedDict):
     format: Format
     destination: str | None
     mode: Mode
+    options: dict[str, Any]
 
 
 class Job(TypedDict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ class _Cluster:
     client: Client
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ComputeContext:
     """Machines by shape. Plain data until `start`: two contexts of the same shape share a warm cluster.
 
@@ -82,6 +82,13 @@ class ComputeContext:
                 raise UnsupportedArgument(f"ComputeContext: {name} must be a whole number, not {value!r}")
         if isinstance(self.packages, str):
             raise UnsupportedArgument("ComputeContext: packages is a list of requirements, not one string")
+
+    def __repr__(self) -> str:
+        given = [f"{it.name}={getattr(self, it.name)!r}" for it in fields(self) if it.repr and self._differs(it.name)]
+        return f"ComputeContext({', '.join(given)})" + (f" started as {self.id}" if self.id else "")
+
+    def _differs(self, name: str) -> bool:
+        return getattr(self, name) != getattr(_PLAIN, name)
 
     @property
     def id(self) -> str | None:
@@ -208,6 +215,9 @@ class ComputeContext:
             if cluster["status"] in ("stopping", "terminated"):
                 self._cluster = None
                 raise cluster_error(cluster)
+
+
+_PLAIN = ComputeContext()
 
 
 def context_payload(context: ComputeContext, client: Client) -> dict[str, Any] | None:

@@ -245,7 +245,8 @@ class FailureGroup:
         where = ""
         if self.frames:
             more = ", ..." if self.count > len(self.frames) else ""
-            where = f" (frames {', '.join(map(str, self.frames))}{more})"
+            noun = "frame" if len(self.frames) == 1 and not more else "frames"
+            where = f" ({noun} {', '.join(map(str, self.frames))}{more})"
         return f"{self.count} x {kind}: {first_line}{where}"
 
 

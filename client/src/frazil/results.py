@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from frazil._carriers import restore_arrays
 from frazil._dtypes import parse_schema
+from frazil._outputs import recorded_sink
 from frazil._remote_errors import reissue_warnings
-from frazil._scan import restore_arrays, scan_locations
+from frazil._scan import scan_locations
 from frazil._tables import table_html, table_text
 from frazil._wire import TaskResult
 from frazil.errors import ServerError
@@ -162,7 +164,7 @@ class ManyResult:
     def __init__(self, client: Client, job: Job, sink: Sink | None) -> None:
         self._client = client
         self._job = job
-        self._sink = sink
+        self._sink = sink or recorded_sink(job)
         self._index: dict[tuple[int | None, _Key], QueryResult] | None = None
         self._warned: set[tuple[str, str]] = set()
 
@@ -315,10 +317,19 @@ _Key = frozenset[tuple[str, str | None]]
 
 
 def _key_text(value: Any) -> str | None:
-    """A key value as the engine writes it: Polars' own cast to String."""
+    """A key value as the engine writes it."""
     if value is None or isinstance(value, str):
         return value
-    return pl.Series([value]).cast(pl.String).item()
+    column = pl.Series([value])
+    if isinstance(column.dtype, pl.Datetime):
+        return column.dt.to_string(
+            "%Y-%m-%dT%H:%M:%S%.f%:z" if column.dtype.time_zone else "%Y-%m-%dT%H:%M:%S%.f"
+        ).item()
+    if isinstance(column.dtype, pl.Time):
+        return column.dt.to_string("%H:%M:%S%.f").item()
+    if isinstance(column.dtype, pl.Duration):
+        return column.dt.to_string("iso").item()
+    return column.cast(pl.String).item()
 
 
 def _keyed(result: QueryResult) -> pl.LazyFrame:
@@ -365,4 +376,4 @@ def _scan_group(group: list[QueryResult], sink: Sink | None) -> pl.LazyFrame:
 def single_result(job: Job, sink: Sink | None) -> QueryResult:
     if job["result"] is None:
         raise ServerError(f"the server says that {job['id']} succeeded, but gave no result")
-    return QueryResult(job["result"], job["id"], sink)
+    return QueryResult(job["result"], job["id"], sink or recorded_sink(job))

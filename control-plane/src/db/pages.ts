@@ -51,12 +51,17 @@ export async function pageTasks(
   limit: number,
 ) {
   const rows = await prisma.task.findMany({
-    where: { jobId, kind: { not: "split" }, ordinal: { gt: after }, ...(status === undefined ? {} : { status }) },
+    where: {
+      jobId,
+      kind: { not: "split" },
+      ordinal: { gt: BigInt(after) },
+      ...(status === undefined ? {} : { status }),
+    },
     orderBy: { ordinal: "asc" },
     take: limit,
   });
   return rows.map((row) => ({
-    ordinal: row.ordinal,
+    ordinal: Number(row.ordinal),
     task: {
       id: row.id as Task["id"],
       jobId: row.jobId as Task["jobId"],

@@ -15,7 +15,7 @@ export async function insertResults(sql: Sql, results: readonly NewResult[]): Pr
     text: `INSERT INTO results (task_id, job_id, workspace_id, ordinal, attempt, locations, format, columns, rows, bytes, head, warnings)
       SELECT r.task_id, r.job_id, j.workspace_id, r.ordinal, r.attempt, r.locations, j.spec -> 'output' ->> 'format', r.columns, r.rows, r.bytes, r.head,
         r.warnings
-      FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::jsonb[], $6::jsonb[], $7::bigint[], $8::bigint[], $9::bytea[], $10::jsonb[])
+      FROM unnest($1::text[], $2::text[], $3::bigint[], $4::int[], $5::jsonb[], $6::jsonb[], $7::bigint[], $8::bigint[], $9::bytea[], $10::jsonb[])
         AS r(task_id, job_id, ordinal, attempt, locations, columns, rows, bytes, head, warnings)
       JOIN jobs j ON j.id = r.job_id`,
     values: [

@@ -36,7 +36,8 @@ export async function listLeasable(
             AND t.parent_id IS NOT DISTINCT FROM next.parent_id) END AS queued
       FROM (SELECT j.*, row_number() OVER (PARTITION BY user_name ORDER BY priority DESC, id) AS place
         FROM jobs j WHERE cluster_id = $1 AND status IN ('queued', 'running')
-          AND splits_open + tasks_total > tasks_succeeded + tasks_failed + tasks_cancelled) ranked
+          AND splits_open + tasks_total > tasks_succeeded + tasks_failed + tasks_cancelled
+          AND EXISTS (SELECT 1 FROM tasks t WHERE t.job_id = j.id AND t.status = 'queued' AND (t.not_before IS NULL OR t.not_before <= now()))) ranked
       CROSS JOIN LATERAL (SELECT kind, parent_id, attempt FROM tasks WHERE job_id = ranked.id AND status = 'queued'
         AND (not_before IS NULL OR not_before <= now()) ORDER BY ordinal LIMIT 1) next
       WHERE place <= $2 ORDER BY ranked.priority DESC, ranked.id`,
@@ -333,11 +334,14 @@ export interface NewKeyTask {
   readonly token: string;
 }
 
-/** Adds the tasks of found keys behind the job's last one. The caller holds the job's row. */
+/** Keys of one task have this much room in the order of the job: more than KEYS_MAX. */
+const KEYS_STRIDE = 2 ** 20;
+
+/** Adds the tasks of found keys, in the order of the tasks that found them. */
 export async function insertKeyTasks(sql: Sql, jobId: string, keys: readonly NewKeyTask[]): Promise<void> {
   await sql.query({
     text: `INSERT INTO tasks (id, job_id, workspace_id, kind, status, ordinal, frame, parent_id, key, key_path, key_token, plan_id, attempts_max)
-      SELECT k.id, $1, p.workspace_id, 'key', 'queued', (SELECT coalesce(max(ordinal), -1) FROM tasks WHERE job_id = $1) + k.place, p.frame, p.id,
+      SELECT k.id, $1, p.workspace_id, 'key', 'queued', (p.ordinal + 1) * ${KEYS_STRIDE} + k.place, p.frame, p.id,
         k.key, k.path, k.token, p.plan_id, p.attempts_max
       FROM unnest($2::text[], $3::text[], $4::jsonb[], $5::text[], $6::text[]) WITH ORDINALITY AS k(id, parent_id, key, path, token, place)
       JOIN tasks p ON p.id = k.parent_id`,
@@ -396,7 +400,7 @@ export async function copyUnfinished(
 ): Promise<void> {
   await sql.query({
     text: `INSERT INTO tasks (id, job_id, workspace_id, kind, status, ordinal, frame, parent_id, key, key_path, key_token, plan_id, attempts_max)
-      SELECT ($3::text[])[place], $2, workspace_id, kind, 'queued', place - 1, frame, parent_id, key, key_path, key_token, plan_id, attempts_max
+      SELECT ($3::text[])[place], $2, workspace_id, kind, 'queued', ordinal, frame, parent_id, key, key_path, key_token, plan_id, attempts_max
       FROM (SELECT *, row_number() OVER (ORDER BY ordinal) AS place FROM tasks WHERE job_id = $1 AND status IN ('failed', 'cancelled')) old`,
     values: [fromJobId, toJobId, ids],
   });

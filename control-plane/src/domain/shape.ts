@@ -1,9 +1,10 @@
 import { createHash } from "node:crypto";
 import { type ClusterShape, ClusterShape as ClusterShapeSchema, type ComputeContext } from "@frazil/contracts";
 
-export function shapeOf(context: ComputeContext): ClusterShape {
+/** `cloud` is the workspace's own, for a context that names none. */
+export function shapeOf(context: ComputeContext, cloud: string): ClusterShape {
   return ClusterShapeSchema.parse({
-    cloud: context.cloud,
+    cloud: context.cloud ?? cloud,
     cpus: context.cpus,
     memoryGiB: context.memoryGiB,
     gpus: context.gpus,

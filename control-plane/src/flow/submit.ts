@@ -173,7 +173,7 @@ async function draftJob(deps: SubmitDeps, submitter: Submitter, spec: JobSpec, m
 /** A started cluster by id, the context asked for, or the workspace's default. Packages and environment always come from the context asked for. */
 async function chooseTarget(deps: SubmitDeps, workspace: WorkspaceRow, spec: JobSpec) {
   const context = spec.context ?? workspace.default_context;
-  if (spec.clusterId === null) return { context, shape: shapeOf(context), clusterId: null };
+  if (spec.clusterId === null) return { context, shape: shapeOf(context, defaultCloud(workspace)), clusterId: null };
   const cluster = await deps.db.clusters.loadCluster(deps.pool, spec.clusterId);
   if (cluster === undefined || cluster.workspace_id !== workspace.id)
     throw new Problem("not_found", `There is no cluster ${spec.clusterId}.`);
@@ -184,6 +184,11 @@ async function chooseTarget(deps: SubmitDeps, workspace: WorkspaceRow, spec: Job
     );
   }
   return { context: { ...context, ...cluster.shape }, shape: cluster.shape, clusterId: cluster.id };
+}
+
+const FALLBACK_CLOUD = "local";
+export function defaultCloud(workspace: WorkspaceRow): string {
+  return workspace.default_context.cloud ?? FALLBACK_CLOUD;
 }
 
 export function cloudOf(deps: Pick<Deps, "clouds">, shape: ClusterShape) {
@@ -202,7 +207,7 @@ function withoutSecrets(spec: JobSpec): JobSpec {
   return {
     ...spec,
     context: spec.context === null ? null : { ...spec.context, env: {} },
-    output: { ...spec.output, storageOptions: {}, options: {} },
+    output: { ...spec.output, storageOptions: {} },
     partitionBy:
       spec.partitionBy === null
         ? null

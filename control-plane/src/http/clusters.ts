@@ -12,7 +12,7 @@ import {
 import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
 import { hashShape, shapeOf } from "../domain/shape.ts";
 import { stopCluster } from "../flow/place.ts";
-import { cloudOf } from "../flow/submit.ts";
+import { cloudOf, defaultCloud } from "../flow/submit.ts";
 import { VERSION } from "../version.ts";
 import type { AppEnv } from "./auth.ts";
 import { idCursor, jsonContent, newApp, PageQuery, problems, security, WaitSeconds } from "./openapi.ts";
@@ -89,8 +89,8 @@ export function clusterRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {
   });
   app.openapi(start, async (c) => {
     const { context, name } = c.req.valid("json");
-    const { workspaceId } = c.get("caller");
-    const shape = shapeOf(context);
+    const { workspaceId, workspace } = c.get("caller");
+    const shape = shapeOf(context, defaultCloud(workspace));
     const refusal = cloudOf(deps, shape).refusal(shape);
     if (refusal !== undefined) throw new Problem("not_available", refusal);
     const draft = {

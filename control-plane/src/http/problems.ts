@@ -9,6 +9,10 @@ const UNAVAILABLE =
   /ECONNREFUSED|ECONNRESET|EPIPE|Connection terminated|timeout exceeded when trying to connect|the database system is|too many clients|terminating connection|No space left|could not extend|statement timeout/i;
 const UNAVAILABLE_STATES = /^(08|53|57P0|58030)/;
 
+/** Text that Postgres can't keep: NUL, or (within JSON) half of a surrogate pair. */
+const UNKEEPABLE_STATES = ["22021", "22P05"];
+const UNKEEPABLE_JSON = /^invalid input syntax for type json/;
+
 /** Turns whatever was thrown into a problem: callers' mistakes as they are, a database in trouble into 503, the rest into 500 without a word of the cause. */
 export function problemOf(error: unknown): Problem {
   if (error instanceof Problem) return error;
@@ -20,6 +24,13 @@ export function problemOf(error: unknown): Problem {
     });
   }
   const { code, message } = error as { code?: unknown; message?: unknown };
+  if (UNKEEPABLE_STATES.includes(String(code)) || (code === "22P02" && UNKEEPABLE_JSON.test(String(message)))) {
+    return new Problem(
+      "invalid_request",
+      "A text holds a character that can't be kept: NUL (U+0000), or half of a surrogate pair. Leave it out.",
+      { cause: error },
+    );
+  }
   if (
     (typeof code === "string" && UNAVAILABLE_STATES.test(code)) ||
     UNAVAILABLE.test(`${String(code)} ${String(message)}`)

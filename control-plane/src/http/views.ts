@@ -20,7 +20,12 @@ export function viewJob(row: JobRow, result: TaskResult | null): Job {
     engine: row.spec.engine,
     polars: row.polars,
     python: row.python,
-    output: { format: row.spec.output.format, destination: row.spec.output.destination, mode: row.spec.output.mode },
+    output: {
+      format: row.spec.output.format,
+      destination: row.spec.output.destination,
+      mode: row.spec.output.mode,
+      options: row.spec.output.options,
+    },
     partitionBy: row.spec.partitionBy === null ? null : row.spec.partitionBy.keys.map((key) => key.name),
     priority: row.priority,
     counts: {
