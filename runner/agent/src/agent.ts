@@ -80,7 +80,6 @@ export function startAgent(deps: AgentDeps): Agent {
 async function untilEnded(node: Node, ending: Promise<ConnectionEnd | "draining">): Promise<AgentEnd> {
   const end = await ending;
   if (end === "draining") await untilDrained(node);
-  node.draining = true;
   await closeNode(node);
   return end === "draining" ? "drained" : end;
 }

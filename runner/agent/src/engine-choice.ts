@@ -24,7 +24,8 @@ export interface EngineFacts {
   readonly workspaceId: string | null;
   /** The only user that it serves; null until it has opened a plan with Python in it. */
   readonly user: string | null;
-  readonly state: "starting" | "idle" | "busy" | "ended";
+  /** `finishing`: its run has all its answers, and it is about to say that it is idle. `promised`: the same, and a run waits for it. */
+  readonly state: "starting" | "idle" | "busy" | "finishing" | "promised" | "ended";
   /** When it last became idle. */
   readonly idleAt: number;
   readonly memoryBytes: number;
@@ -39,20 +40,26 @@ export function mayServe(engine: EngineFacts, need: EngineNeed): boolean {
 }
 
 /**
- * The engine to take: one that has served this workspace, the last used first (its caches are warm), else a pristine one, else one that is still
- * starting and is promised to nobody. Undefined: start one.
+ * The engine to take: one that has served this workspace, the last used first (its caches are warm), else a pristine one, else one that is about to
+ * be idle, else one that is still starting and is promised to nobody. Undefined: start one.
  */
 export function chooseEngine<T extends EngineFacts>(engines: Iterable<T>, need: EngineNeed): T | undefined {
   let best: T | undefined;
   for (const engine of engines) {
-    if (engine.state !== "idle" && !(engine.state === "starting" && engine.workspaceId === null)) continue;
-    if (mayServe(engine, need) && (best === undefined || rank(engine) > rank(best))) best = engine;
+    if (!isFree(engine) || !mayServe(engine, need)) continue;
+    if (best === undefined || rank(engine) > rank(best)) best = engine;
   }
   return best;
 }
 
+function isFree(engine: EngineFacts): boolean {
+  if (engine.state === "starting") return engine.workspaceId === null;
+  return engine.state === "idle" || engine.state === "finishing";
+}
+
 function rank(engine: EngineFacts): number {
-  if (engine.state === "starting") return -1;
+  if (engine.state === "starting") return -2;
+  if (engine.state === "finishing") return -1;
   return engine.workspaceId === null ? 0 : engine.idleAt;
 }
 

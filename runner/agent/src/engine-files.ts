@@ -1,4 +1,4 @@
-import { chown, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { chmod, chown, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { parseJson } from "./json.ts";
@@ -21,8 +21,12 @@ export interface Owner {
 
 export async function makeTempDir(nodeDir: string, mark: string, owner: Owner | undefined): Promise<string> {
   const directory = tempDirOf(nodeDir, mark);
-  await mkdir(directory, { recursive: true, mode: 0o700 });
-  if (owner !== undefined) await chown(directory, owner.uid, owner.gid);
+  await mkdir(directory, { recursive: true });
+  await chmod(directory, 0o700);
+  if (owner === undefined) return directory;
+  // Another user may pass through to its own directory, and see no other name on the way.
+  for (const above of [nodeDir, join(nodeDir, "tmp")]) await chmod(above, 0o711);
+  await chown(directory, owner.uid, owner.gid);
   return directory;
 }
 

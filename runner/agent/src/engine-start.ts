@@ -43,6 +43,7 @@ export async function startEngine(
   const variables = engineVariables({
     node: process.env,
     user: order.variables,
+    python: order.environment.python,
     engineDir: config.engineDir,
     tempDir,
     homeDir: owner === undefined ? undefined : tempDir,
@@ -60,7 +61,9 @@ export async function startEngine(
   } catch (error) {
     startup.stop();
     await removeEngineFiles(config.nodeDir, mark);
-    throw new EngineStartError(`The engine could not be started: ${(error as Error).message}`, true);
+    const reason = (error as Error).message;
+    const access = owner === undefined ? "" : ` User ${owner.uid} must be able to reach ${tempDir} and ${python}.`;
+    throw new EngineStartError(`The engine could not be started: ${reason}.${access}`, true);
   }
 }
 

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { delimiter } from "node:path";
+import { delimiter, dirname } from "node:path";
 import { MARK_VARIABLE } from "./process-tree.ts";
 
 /** What an engine may see of the node's own environment: how to find programs and storage, and the node's own cloud credentials. */
@@ -31,6 +31,8 @@ const OWN_PREFIX = "FRAZIL_";
 export interface EngineVariablesInput {
   readonly node: Readonly<Record<string, string | undefined>>;
   readonly user: Readonly<Record<string, string>>;
+  /** Interpreter of the engine's environment. */
+  readonly python: string;
   readonly engineDir: string;
   readonly tempDir: string;
   /** Home directory where the engine runs as another user than the agent. */
@@ -47,7 +49,11 @@ export function engineVariables(input: EngineVariablesInput): Record<string, str
     if (value !== undefined && isPassedOn(name)) variables[name] = value;
   }
   if (input.homeDir !== undefined) variables.HOME = input.homeDir;
+  const binDir = dirname(input.python);
   Object.assign(variables, {
+    // Programs that the user's code starts find the environment's own first.
+    PATH: variables.PATH === undefined ? binDir : binDir + delimiter + variables.PATH,
+    VIRTUAL_ENV: dirname(binDir),
     POLARS_MAX_THREADS: String(input.threads),
     POLARS_TEMP_DIR: input.tempDir,
     PYTHONFAULTHANDLER: "1",

@@ -20,6 +20,7 @@ const ENGINE_RUNS_MAX = 50_000;
 const PRISTINE_MAX = 2;
 const SWEEP_INTERVAL_MS = 5_000;
 const CLOSE_POLL_MS = 5;
+const GROWN_RATIO = 1.1;
 const MIB = 1024 * 1024;
 
 export interface Engine extends EngineFacts {
@@ -29,8 +30,12 @@ export interface Engine extends EngineFacts {
   user: string | null;
   state: EngineFacts["state"];
   idleAt: number;
-  /** As last measured. */
+  /** As last measured, in a run or between two. */
   memoryBytes: number;
+  /** As last measured between two runs. */
+  restBytes: number;
+  /** Who waits for its present run to end. Told `undefined` when it is not to be had after all. */
+  successor: ((engine: Engine | undefined) => void) | undefined;
   runs: number;
 }
 
@@ -46,6 +51,8 @@ export interface EnginesDeps extends StartDeps {
 export interface Engines {
   /** A ready engine, now busy. Synchronous when a warm one is there, so that a warm run waits for nothing. */
   take(order: EngineOrder): Engine | Promise<Engine>;
+  /** Its run has all its answers: what follows of it is short. */
+  finish(engine: Engine): void;
   /** The run is over, and the engine said so. */
   giveBack(engine: Engine, shareBytes: number): void;
   /** Kills it with everything that it started. */
@@ -88,6 +95,9 @@ export function createEngines(deps: EnginesDeps): Engines {
   };
   return {
     take: (order) => take(state, order),
+    finish(engine) {
+      if (engine.state === "busy") engine.state = "finishing";
+    },
     giveBack: (engine, shareBytes) => giveBack(state, engine, shareBytes),
     kill: (engine) => engine.process.kill(),
     list: () => state.engines,
@@ -112,7 +122,17 @@ function take(state: State, order: EngineOrder): Engine | Promise<Engine> {
   if (chosen === undefined) return start(state, order, order.workspaceId).then(claim);
   // From here on it is promised: nobody else is given an engine that starts for a workspace.
   chosen.workspaceId = order.workspaceId;
-  return chosen.state === "starting" ? chosen.ready.then(() => claim(chosen)) : claim(chosen);
+  if (chosen.state === "starting") return chosen.ready.then(() => claim(chosen));
+  return chosen.state === "finishing" ? awaitEngine(state, chosen, order) : claim(chosen);
+}
+
+/** Another engine would take far longer to start than this one to end its run. */
+async function awaitEngine(state: State, engine: Engine, order: EngineOrder): Promise<Engine> {
+  engine.state = "promised";
+  const given = await new Promise<Engine | undefined>((resolve) => {
+    engine.successor = resolve;
+  });
+  return given === undefined ? take(state, order) : claim(given);
 }
 
 function claim(engine: Engine): Engine {
@@ -154,6 +174,8 @@ async function startAndAdd(state: State, order: StartOrder, workspaceId: string 
     state: "starting",
     idleAt: 0,
     memoryBytes: 0,
+    restBytes: 0,
+    successor: undefined,
     runs: 0,
   };
   state.engines.add(engine);
@@ -161,7 +183,7 @@ async function startAndAdd(state: State, order: StartOrder, workspaceId: string 
   if (state.closed) engine.process.kill();
   await engine.ready;
   const { pid } = engine.process.root;
-  engine.memoryBytes = readMemoryBytes(pid);
+  measureAtRest(engine);
   const startMs = Math.round(performance.now() - startedAt);
   log.info({ engine: pid, threads: order.threads, pristine: workspaceId === null, startMs }, "engine ready");
   return engine;
@@ -174,15 +196,27 @@ function track(state: State, work: Promise<unknown>): void {
 
 function giveBack(state: State, engine: Engine, shareBytes: number): void {
   if (engine.state === "ended") return;
-  // Only a suspicious engine is measured anew: the last sample may stem from the middle of a run.
-  if (engine.memoryBytes > shareBytes / 2) engine.memoryBytes = readMemoryBytes(engine.process.root.pid);
+  // Only when the last sample shows more than the engine had at rest: what a run used is then taken for the next one's no longer.
+  if (engine.memoryBytes > GROWN_RATIO * engine.restBytes) measureAtRest(engine);
   const { runs, memoryBytes } = engine;
   if (state.closed || mustRetire({ runs, runsMax: ENGINE_RUNS_MAX, memoryBytes, shareBytes })) {
     engine.process.kill();
     return;
   }
+  const successor = engine.successor;
+  engine.successor = undefined;
   rest(engine);
+  if (successor !== undefined) {
+    engine.state = "promised";
+    successor(engine);
+    return;
+  }
   if (state.engines.size > state.deps.size.slots) evict(state);
+}
+
+function measureAtRest(engine: Engine): void {
+  engine.memoryBytes = readMemoryBytes(engine.process.root.pid);
+  engine.restBytes = engine.memoryBytes;
 }
 
 const DEAF: EngineEvents = { onMessage() {}, onOutput() {}, onEnd() {} };
@@ -220,6 +254,7 @@ function forget(state: State, engine: Engine): void {
   const { root } = engine.process;
   engine.state = "ended";
   state.engines.delete(engine);
+  engine.successor?.(undefined);
   const removal = waitUntilGone(root).then((gone) => {
     if (!gone) log.error({ engine: root.pid }, "processes of an engine could not be ended");
     return removeEngineFiles(config.nodeDir, root.mark);

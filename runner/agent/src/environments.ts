@@ -13,6 +13,7 @@ import { findUv, lastLines, runCommand } from "./uv.ts";
 const MAKE_WITHIN_MS = 1_800_000;
 /** The same failure is told to every task for this long before uv is asked again: thousands of tasks may wait for one environment. */
 const FAILURE_KEPT_MS = 15_000;
+const PASSING_FAILURE_KEPT_MS = 1_000;
 /** A directory that nothing points to after this long was left by an agent that died while it made it. */
 const ABANDONED_AFTER_MS = 6 * 3_600_000;
 /** A requirement begins with a name (PEP 508): never an option of uv, a path, or a second line. */
@@ -105,7 +106,10 @@ export async function createEnvironments(deps: EnvironmentsDeps): Promise<Enviro
           known.set(key, made);
           making.delete(key);
         },
-        () => setTimeout(() => making.delete(key), FAILURE_KEPT_MS).unref(),
+        (error: EnvironmentError) => {
+          const keptMs = error.retryable ? PASSING_FAILURE_KEPT_MS : FAILURE_KEPT_MS;
+          setTimeout(() => making.delete(key), keptMs).unref();
+        },
       );
       return entry.done;
     },

@@ -23,6 +23,8 @@ import type { Supervisor, Watch } from "./supervisor.ts";
 
 /** Once its time is over, a run that only waits for its publishing has this much longer. */
 const PUBLISHING_WITHIN_MS = 600_000;
+/** How long an engine may take from its last answer until it is idle. */
+const IDLE_WITHIN_MS = 30_000;
 /** How long an engine may take to remove what an abandoned or cancelled task had staged. */
 const ABANDON_WITHIN_MS = 5_000;
 const NO_BODY = Buffer.alloc(0);
@@ -115,6 +117,12 @@ function converse(deps: RunDeps, run: ActiveRun, engine: Engine, plan: Buffer): 
       else deadline = setTimeout(timeOut, PUBLISHING_WITHIN_MS);
     }, run.template.timeoutMs);
 
+    function finish(): void {
+      clearTimeout(deadline);
+      deadline = setTimeout(() => deps.engines.kill(engine), IDLE_WITHIN_MS);
+      deps.engines.finish(engine);
+    }
+
     function over(): void {
       clearTimeout(deadline);
       watch.end();
@@ -129,8 +137,12 @@ function converse(deps: RunDeps, run: ActiveRun, engine: Engine, plan: Buffer): 
 
     engine.process.events = {
       onMessage(message, body) {
-        if (message.type === "idle") afterOutput(onIdle);
-        else hear(deps, run, engine, watch, message, body);
+        if (message.type === "idle") {
+          afterOutput(onIdle);
+          return;
+        }
+        hear(deps, run, engine, watch, message, body);
+        if ("usage" in message && !hasWork(run)) finish();
       },
       onOutput(stream, chunk) {
         const task = firstListening(run);
@@ -203,7 +215,10 @@ function hear(deps: RunDeps, run: ActiveRun, engine: Engine, watch: Watch, messa
   if (message.type === "log") deps.logs.writeLine(task.ref, message.stream, message.text);
   else if (message.type === "progress") deps.progress.tell(task.ref, message.phase);
   else if (message.type === "staged") offer(deps, task, message.manifest);
-  else answer(deps, run, task, outcomeOf(message, body), { ...message.usage, peakMemoryBytes: watch.peakBytes });
+  else {
+    watch.refresh();
+    answer(deps, run, task, outcomeOf(message, body), { ...message.usage, peakMemoryBytes: watch.peakBytes });
+  }
 }
 
 /** The output lies staged, and may become visible when the control plane says so. */

@@ -28,6 +28,8 @@ export interface Watch {
   peakBytes: number;
   /** Of the engine itself, from the first sample on. */
   cpuMs: number;
+  /** One more sample, when the last one is not fresh. */
+  refresh(): void;
   end(): void;
 }
 
@@ -92,6 +94,10 @@ export function createSupervisor(): Supervisor {
         cpuAtFirstMs: undefined,
         growthBytesPerMs: 0,
         told: false,
+        refresh() {
+          const at = performance.now();
+          if (at - state.sampledAt >= SAMPLE_MIN_MS) sample(state, at);
+        },
         end: () => void watches.delete(state),
       };
       watches.add(state);

@@ -8,6 +8,7 @@ import type { LeaseBatch, Run, RunTemplate, TaskRef } from "@frazil/contracts";
 import type { FakeControlPlane } from "./fake-control-plane.ts";
 
 const here = (name: string) => fileURLToPath(new URL(name, import.meta.url));
+export const FAKE_ENGINE_DIR = here("fake-engine");
 const POLL_MS = 5;
 const WITHIN_MS = 15_000;
 
@@ -52,7 +53,7 @@ export function startAgent(plane: FakeControlPlane, nodeDir: string, env: Record
       FRAZIL_JOIN_TOKEN: "join-token",
       FRAZIL_NODE_DIR: nodeDir,
       FRAZIL_CACHE_DIR: join(nodeDir, "cache"),
-      FRAZIL_ENGINE_DIR: here("fake-engine"),
+      FRAZIL_ENGINE_DIR: FAKE_ENGINE_DIR,
       FRAZIL_UV: here("fake-uv"),
       FRAZIL_HEARTBEAT_INTERVAL_MS: "100",
       ...env,

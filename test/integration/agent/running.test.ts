@@ -1,10 +1,11 @@
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, cpSync, existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import {
   type AgentProcess,
   enginesOf,
+  FAKE_ENGINE_DIR,
   lease,
   makeNodeDir,
   removeNodeDir,
@@ -126,6 +127,13 @@ test("an idle node starts an engine in advance, and gives it to the first worksp
   const pristine = await until("a second engine", () => enginesOf(nodeDir).find((pid) => pid !== used));
   await until("it is ready", () => (agent?.output().match(/"engine ready"/g) ?? []).length === 2);
   expect(enginePid(await run([], { template: { workspaceId: "ws_2" } }))).toBe(pristine);
+});
+
+test("a run waits for the engine that is about to be idle rather than for another one to start", async () => {
+  await startNode();
+  const slow = { template: { env: { IDLE_AFTER_SECONDS: "0.3" } } };
+  const pids = [await run([], slow), await run([], slow), await run([], slow)].map(enginePid);
+  expect(new Set(pids).size).toBe(1);
 });
 
 test("as many runs go on at once as there are slots, and a run of the whole node is not overtaken", async () => {
@@ -261,3 +269,28 @@ test("a lease that comes twice runs once", async () => {
   );
   expect(existsSync(gate)).toBe(true);
 });
+
+/** Another user can be had only by root, and needs a Python that it can reach. */
+const systemPython = ["3.10", "3.11", "3.12", "3.13", "3.14"].find((minor) => existsSync(`/usr/bin/python${minor}`));
+
+test.runIf(process.getuid?.() === 0 && systemPython !== undefined)(
+  "engines run as the user that the node is told to use",
+  async () => {
+    chmodSync(nodeDir, 0o700);
+    cpSync(FAKE_ENGINE_DIR, join(nodeDir, "engine"), { recursive: true });
+    await startNode({
+      FRAZIL_ENGINE_USER: "nobody",
+      FRAZIL_ENGINE_DIR: join(nodeDir, "engine"),
+      PATH: "/usr/bin:/bin",
+    });
+    const seen = JSON.parse(
+      errorOf(await run([["report", null]], { template: { python: systemPython as string } })).message,
+    );
+    expect(seen.uid).not.toBe(0);
+    expect(seen.env.HOME).toBe(seen.env.TMPDIR);
+    expect(seen.canWrite).toBe(true);
+    expect(seen.oom).toBe("800");
+    expect(() => readFileSync(join(nodeDir, "identity.json"))).not.toThrow();
+    expect(seen.canReadIdentity).toBe(false);
+  },
+);

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 LENGTHS = struct.Struct("<II")
@@ -56,13 +57,109 @@ def start_child(code: str, **options: Any) -> int:
     return subprocess.Popen([sys.executable, "-c", code], **options).pid
 
 
-def wait_for(path: str) -> None:
+Task = dict[str, Any]
+# Each carries out one step, and returns whether it answered for the task.
+VERBS: dict[str, Callable[[Task, Any], bool]] = {}
+
+
+def verb(name: str) -> Callable[[Callable[[Task, Any], object]], Callable[[Task, Any], object]]:
+    def register(step: Callable[[Task, Any], object]) -> Callable[[Task, Any], object]:
+        VERBS[name] = lambda task, argument: step(task, argument) is True
+        return step
+
+    return register
+
+
+def write_log(task: Task, text: str) -> None:
+    send({"type": "log", "taskId": task["taskId"], "stream": "stdout", "text": text})
+
+
+VERBS["print"] = lambda task, text: bool(write_log(task, text))
+VERBS["print-lines"] = lambda task, count: any(write_log(task, "x" * 999) for _ in range(count))
+VERBS["raw"] = lambda _task, text: os.write(2, text.encode("latin-1")) < 0
+VERBS["python"] = lambda _task, python: bool(send({"type": "opened", "python": python}))
+VERBS["exit"] = lambda _task, code: os._exit(code)
+VERBS["segfault"] = lambda _task, _: bool(ctypes.string_at(0))
+VERBS["silent"] = lambda _task, _: True
+
+
+@verb("progress")
+def progress(task: Task, phase: str) -> None:
+    send({"type": "progress", "taskId": task["taskId"], "phase": phase})
+
+
+@verb("allocate")
+def allocate(_task: Task, mebibytes: int) -> None:
+    block = bytearray(mebibytes << 20)
+    block[::4096] = b"x" * len(block[::4096])
+    HELD.append(block)
+
+
+@verb("allocate-in-child")
+def allocate_in_child(_task: Task, mebibytes: int) -> None:
+    start_child(
+        f"import time; block = bytearray({mebibytes} << 20); block[::4096] = b'x' * len(block[::4096]); time.sleep(600)"
+    )
+
+
+@verb("fork-sleepers")
+def fork_sleepers(_task: Task, count: int) -> None:
+    for _ in range(count):
+        if os.fork() == 0:
+            time.sleep(600)
+            os._exit(0)
+
+
+@verb("child")
+def child(_task: Task, _: None) -> None:
+    HELD.append(start_child("import time; time.sleep(600)"))
+    print(HELD[-1], flush=True)
+
+
+@verb("daemon")
+def daemon(_task: Task, _: None) -> None:
+    """Leaves the session, and loses its parent."""
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        os.write(1, f"{start_child('import time; time.sleep(600)')}\n".encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+@verb("garbage")
+def garbage(_task: Task, text: str) -> None:
+    os.write(4, text.encode("latin-1"))
+    time.sleep(600)
+
+
+@verb("wait-for")
+def wait_for(_task: Task, path: str) -> None:
     while not os.path.exists(path):
         time.sleep(0.005)
 
 
-def stage(task: dict[str, Any], rows: int) -> bool:
-    """True when the task was published, False when it was abandoned."""
+@verb("linger")
+def linger(_task: Task, milliseconds: int) -> None:
+    """Long enough to be measured."""
+    time.sleep(milliseconds / 1000)
+
+
+@verb("spin")
+def spin(_task: Task, _: None) -> None:
+    """Deaf to the end of its pipe, as native code in the middle of a query is."""
+    while True:
+        pass
+
+
+@verb("head")
+def head(task: Task, size: int) -> bool:
+    done(task, 1, b"h" * size)
+    return True
+
+
+@verb("stage")
+def stage(task: Task, rows: int) -> bool:
     send({"type": "staged", "taskId": task["taskId"], "manifest": {"rows": rows}})
     while True:
         message, _ = receive()
@@ -70,95 +167,33 @@ def stage(task: dict[str, Any], rows: int) -> bool:
             continue
         if message["type"] == "abandon":
             fail(task, "stale_attempt", "abandoned")
-            return False
-        done(task, rows)
+        else:
+            done(task, rows)
         return True
 
 
-def act(task: dict[str, Any], verb: str, argument: Any) -> bool:
-    """Carries out one step. True when it answered for the task."""
-    if verb == "print":
-        send({"type": "log", "taskId": task["taskId"], "stream": "stdout", "text": argument})
-    elif verb == "print-lines":
-        for _ in range(argument):
-            send({"type": "log", "taskId": task["taskId"], "stream": "stdout", "text": "x" * 999})
-    elif verb == "raw":
-        os.write(2, argument.encode("latin-1"))
-    elif verb == "python":
-        send({"type": "opened", "python": argument})
-    elif verb == "progress":
-        send({"type": "progress", "taskId": task["taskId"], "phase": argument})
-    elif verb == "allocate":
-        block = bytearray(argument * 1024 * 1024)
-        block[::4096] = b"x" * len(block[::4096])
-        HELD.append(block)
-    elif verb == "allocate-in-child":
-        code = f"import time; block = bytearray({argument} << 20); block[::4096] = b'x' * len(block[::4096]); time.sleep(600)"
-        start_child(code)
-    elif verb == "fork-sleepers":
-        for _ in range(argument):
-            if os.fork() == 0:
-                time.sleep(600)
-                os._exit(0)
-    elif verb == "child":
-        HELD.append(start_child("import time; time.sleep(600)"))
-        print(HELD[-1], flush=True)
-    elif verb == "daemon":
-        # Leaves the session, and loses its parent.
-        pid = os.fork()
-        if pid == 0:
-            os.setsid()
-            child = start_child("import time; time.sleep(600)")
-            os.write(1, f"{child}\n".encode())
-            os._exit(0)
-        os.waitpid(pid, 0)
-    elif verb == "segfault":
-        ctypes.string_at(0)
-    elif verb == "signal":
-        os.kill(os.getpid(), getattr(signal, argument))
-        time.sleep(600)
-    elif verb == "exit":
-        os._exit(argument)
-    elif verb == "garbage":
-        os.write(4, argument.encode("latin-1"))
-        time.sleep(600)
-    elif verb == "wait-for":
-        wait_for(argument)
-    elif verb == "linger":
-        # Long enough to be measured.
-        time.sleep(argument / 1000)
-    elif verb == "spin":
-        # Deaf to the end of its pipe, as native code in the middle of a query is.
-        while True:
-            pass
-    elif verb == "report":
-        fail(task, "query_failed", json.dumps(describe(argument)))
-        return True
-    elif verb == "stage":
-        stage(task, argument)
-        return True
-    elif verb == "fail":
-        fail(task, "query_failed", argument)
-        return True
-    elif verb == "head":
-        done(task, 1, b"h" * argument)
-        return True
-    elif verb == "silent":
-        return True
-    else:
-        raise ValueError(verb)
-    return False
-
-
-def describe(message: dict[str, Any] | None) -> dict[str, Any]:
-    return {"pid": os.getpid(), "env": dict(os.environ), "oom": open("/proc/self/oom_score_adj").read().strip(), "cwd": os.getcwd()}
+@verb("report")
+def report(task: Task, _: None) -> bool:
+    """Tells what the process is as the message of a failure."""
+    temp_dir = os.environ["TMPDIR"]
+    with open("/proc/self/oom_score_adj") as score:
+        oom = score.read().strip()
+    about = {
+        "uid": os.getuid(),
+        "env": dict(os.environ),
+        "oom": oom,
+        "canWrite": os.access(temp_dir, os.W_OK),
+        "canReadIdentity": os.access(os.path.join(temp_dir, "..", "..", "identity.json"), os.R_OK),
+    }
+    fail(task, "query_failed", json.dumps(about))
+    return True
 
 
 def run(message: dict[str, Any], body: bytes) -> None:
     steps = json.loads(body)
     for task in message["tasks"]:
-        for verb, argument in steps:
-            if act(task, verb, argument):
+        for name, argument in steps:
+            if VERBS[name](task, argument):
                 break
         else:
             done(task, os.getpid())
@@ -176,6 +211,7 @@ def main() -> None:
         message, body = receive()
         if message["type"] == "run":
             run(message, body)
+            time.sleep(float(os.environ.get("IDLE_AFTER_SECONDS", "0")))
             send({"type": "idle"})
         elif message["type"] == "republish":
             done(message["task"], message["manifest"]["rows"])

@@ -1,0 +1,76 @@
+import type { FromNode } from "@frazil/contracts";
+import { pino } from "pino";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { createOutbox, type Outbox } from "./outbox.ts";
+import type { FinishedMessage } from "./spool.ts";
+
+let connected: boolean;
+let sent: FromNode[];
+let disk: Map<string, FinishedMessage>;
+let outbox: Outbox;
+
+function finished(taskId: string): FinishedMessage {
+  return { type: "finished", taskId, attempt: 1, outcome: { kind: "released" }, usage: null, openedPython: false };
+}
+
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ["setInterval", "clearInterval", "setImmediate", "performance"] });
+  connected = true;
+  sent = [];
+  disk = new Map();
+  const spool = {
+    save: async (key: string, message: FinishedMessage) => void disk.set(key, message),
+    remove: async (key: string) => void disk.delete(key),
+  };
+  const send = (message: FromNode) => {
+    if (connected) sent.push(message);
+    return connected;
+  };
+  outbox = createOutbox({ send, spool, log: pino({ level: "silent" }) }, []);
+});
+afterEach(() => void vi.useRealTimers());
+
+test("an outcome that is acknowledged soon is sent once and never written down", async () => {
+  outbox.finished(finished("task_1"));
+  await vi.advanceTimersByTimeAsync(100);
+  outbox.settle({ taskId: "task_1", attempt: 1 });
+  await vi.advanceTimersByTimeAsync(60_000);
+  expect(sent).toHaveLength(1);
+  expect(disk.size).toBe(0);
+  expect(vi.getTimerCount()).toBe(0);
+});
+
+test("without a connection an outcome is written down, sent when there is one, and removed when it is acknowledged", async () => {
+  connected = false;
+  outbox.finished(finished("task_1"));
+  await vi.advanceTimersByTimeAsync(500);
+  expect([...disk.keys()]).toEqual(["task_1#1"]);
+  connected = true;
+  outbox.resendAll();
+  expect(sent).toEqual([finished("task_1")]);
+  outbox.settle({ taskId: "task_1", attempt: 1 });
+  await vi.advanceTimersByTimeAsync(0);
+  expect(disk.size).toBe(0);
+});
+
+test("what is not answered on a working connection is said again, ever more rarely", async () => {
+  outbox.staged({ type: "staged", taskId: "task_1", attempt: 1, manifest: {} });
+  await vi.advanceTimersByTimeAsync(60_000);
+  // After 5, 10, 20, ... s: at 0, 5, 15 and 35 s.
+  expect(sent).toHaveLength(4);
+  expect(disk.size).toBe(0);
+});
+
+test("an outcome takes the place of the staging that was not answered", () => {
+  outbox.staged({ type: "staged", taskId: "task_1", attempt: 1, manifest: {} });
+  outbox.finished(finished("task_1"));
+  expect(outbox.holding()).toEqual([{ taskId: "task_1", attempt: 1 }]);
+  outbox.resendAll();
+  expect(sent.map((message) => message.type)).toEqual(["staged", "finished", "finished"]);
+});
+
+test("starts of one turn of the event loop are told together, in messages of bounded size", async () => {
+  for (let at = 0; at < 1_000; at += 1) outbox.started([{ taskId: `task_${at}`, attempt: 1 }]);
+  await vi.advanceTimersByTimeAsync(0);
+  expect(sent.map((message) => message.type === "started" && message.tasks.length)).toEqual([512, 488]);
+});
