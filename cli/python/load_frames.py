@@ -7,9 +7,9 @@ Called as ``python load_frames.py REQUEST`` with a JSON object:
 - ``many``: whether a list of frames is wanted;
 - ``keys``: ``[{"name": ..., "expr": <Python source of a Polars expression>}]``.
 
-Answers on file descriptor 3, so that the user's prints disturb nothing: one line of JSON, then the bytes of the frames and
-keys that it lists, one after the other. The line holds ``error`` instead when there is nothing to send; an error of the
-user's own code is shown on stderr as Python shows it.
+Answers on file descriptor 3, so that the user's prints disturb nothing: one line of JSON, then the bytes of the frames
+and keys that it lists, one after the other. The line holds ``error`` instead when there is nothing to send; an error of
+the user's own code is shown on stderr as Python shows it.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def import_polars() -> Any:
 
 
 def load_script(path: Path) -> ModuleType:
-    """Imports the file as ``python file.py`` would find its neighbours, but with its own name in place of ``__main__``."""
+    """Imports the file: it finds its neighbours as under ``python file.py``, but its ``__name__`` is its own."""
     sys.path.insert(0, str(path.resolve().parent))
     sys.argv = [str(path)]
     free = path.stem.isidentifier() and path.stem not in sys.modules and path.stem not in sys.stdlib_module_names
@@ -107,7 +107,9 @@ def load_script(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except SystemExit as error:
-        raise UserCodeFailed(f"{path} ended itself with exit code {error.code!r} before its frames could be read") from None
+        raise UserCodeFailed(
+            f"{path} ended itself with exit code {error.code!r} before it was read to its end"
+        ) from None
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -129,8 +131,8 @@ def show_error(error: BaseException) -> None:
 def own_modules_hidden(script: ModuleType | None) -> Iterator[None]:
     """Has functions of the script, and of the modules beside it, pickled whole: the engine does not have these files.
 
-    Polars tries plain pickle first, which stores a function as the name of its module. That fails while the module can't be
-    imported, and then Polars takes cloudpickle, which stores the function itself.
+    Polars tries plain pickle first, which stores a function as the name of its module. That fails while the module
+    can't be imported, and then Polars takes cloudpickle, which stores the function itself.
     """
     if script is None or script.__file__ is None:
         yield
@@ -181,11 +183,11 @@ def pick_frames(pl: Any, module: ModuleType, name: str | None, *, many: bool) ->
         return list(singles.items())
     file = module.__file__
     if not singles and not lists:
-        raise Refusal(f"{file} holds no LazyFrame at its top level", "assign the query to a name, such as `query = ...`")
+        raise Refusal(f"{file} holds no LazyFrame at its top level", "give the query a name, such as `query = ...`")
     names = ", ".join(list((lists | singles) if many else singles)[:NAMES_SHOWN_MAX])
     if not singles and not many:
         raise Refusal(
-            f"{file} holds no single LazyFrame, but lists of them: {', '.join(lists)}", "run a list with `pc spawn-many`"
+            f"{file} holds no single LazyFrame, but lists: {', '.join(lists)}", "run a list with `pc spawn-many`"
         )
     raise Refusal(f"{file} holds more than one LazyFrame: {names}", f"say which: {file}:NAME")
 

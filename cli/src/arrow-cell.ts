@@ -136,9 +136,11 @@ function formatSpan(nanos: bigint): string {
 }
 
 function formatBinary(bytes: Uint8Array): string {
-  const shown = Array.from(bytes.subarray(0, CELL_CHARS_MAX), (byte) =>
-    byte >= 0x20 && byte < 0x7f ? String.fromCharCode(byte) : `\\x${byte.toString(16).padStart(2, "0")}`,
-  );
+  const shown = Array.from(bytes.subarray(0, CELL_CHARS_MAX), (byte) => {
+    if (byte < 0x20 || byte >= 0x7f) return `\\x${byte.toString(16).padStart(2, "0")}`;
+    const character = String.fromCharCode(byte);
+    return character === '"' || character === "\\" ? `\\${character}` : character;
+  });
   return `b"${shown.join("")}"`;
 }
 

@@ -162,14 +162,14 @@ function __frazil_pc_at
   set -l words (commandline -opc)
   set -l path
   for word in $words[2..]
-    if contains -- (string join ' ' $path $word) ${words
+    if contains -- (string join -- ' ' $path $word) ${words
       .filter(({ path }) => path.length > 0)
       .map(({ path }) => quoted(path.join(" ")))
       .join(" ")}
       set -a path $word
     end
   end
-  test (string join ' ' $path) = "$argv"
+  test "$path" = "$argv"
 end
 for command in pc frazil
 ${lines.map((line) => `  complete -c $command ${line}`).join("\n")}

@@ -7,6 +7,7 @@ export const EXIT = {
   refused: 4,
   cancelled: 5,
   waitTimedOut: 6,
+  bug: 70,
   interrupted: 130,
 } as const;
 export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
@@ -19,4 +20,5 @@ export const EXIT_CODES_HELP = `Exit codes:
   4    the server refused the request (4xx)
   5    the job was cancelled
   6    the time to wait was over; the job goes on
+  70   a bug of this program
   130  interrupted (Ctrl-C); the job goes on`;

@@ -55,8 +55,12 @@ export function openTransport(settings: Settings, userAgent: string): Transport 
     send: (request) => sendWithRetries(settings.address, headers, state, request),
     stream: (request) => openStream(settings.address, headers, request),
     async probe(path) {
-      const response = await fetchOnce(settings.address, headers, { method: "GET", path });
-      return { status: response.status, headers: response.headers, body: await response.text() };
+      try {
+        const response = await fetchOnce(settings.address, headers, { method: "GET", path });
+        return { status: response.status, headers: response.headers, body: await response.text() };
+      } catch (error) {
+        throw connectionError(settings.address, error);
+      }
     },
   };
 }

@@ -103,7 +103,11 @@ export function addRunOptions(command: Command): Command {
     )
     .option("--priority <n>", "0 to 100; higher runs first", wholeNumber(0, 100))
     .option("--timeout <duration>", "time limit of one attempt at a task, such as 10m", parseDurationMs)
-    .option("--retries <n>", "tries after the first, when a failure is not the query's own", wholeNumber(0, ATTEMPTS_MAX - 1))
+    .option(
+      "--retries <n>",
+      "tries after the first, when a failure is not the query's own",
+      wholeNumber(0, ATTEMPTS_MAX - 1),
+    )
     .option("--seed <n>", "seed for random numbers", wholeNumber(0, Number.MAX_SAFE_INTEGER))
     .option("--name <name>", "a name for lists")
     .option("--label <key=value>", "label to find jobs by (repeatable)", collectLabels)

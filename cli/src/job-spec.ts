@@ -88,10 +88,9 @@ export async function makeContext(
     idleTimeoutSeconds: options.idleTimeout === undefined ? undefined : Math.ceil(options.idleTimeout / 1_000),
   });
   if (Object.keys(asked).length === 0) return undefined;
-  if ("cpus" in asked && "memoryGiB" in asked && "cloud" in asked)
-    return checked(ComputeContext, asked as ContextInput);
-  const { cpus, memoryGiB, cloud } = (await me()).defaultContext;
-  return checked(ComputeContext, { cpus, memoryGiB, cloud, ...asked });
+  if ("cpus" in asked && "memoryGiB" in asked) return checked(ComputeContext, asked as ContextInput);
+  const { cpus, memoryGiB } = (await me()).defaultContext;
+  return checked(ComputeContext, { cpus, memoryGiB, ...asked });
 }
 
 function checked<T>(schema: z.ZodType<unknown>, value: T): T {

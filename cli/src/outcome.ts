@@ -2,7 +2,6 @@ import { type FailureGroup, isFinalJobStatus, type Job, type TaskResult } from "
 import type { Api } from "./api.ts";
 import { EXIT, type ExitCode } from "./exit-codes.ts";
 import { formatCount, formatDuration, withoutControls } from "./format.ts";
-import { readHead } from "./head.ts";
 import { exitCodeOf } from "./job-end.ts";
 import { paintStatus } from "./paint.ts";
 import type { Session } from "./session.ts";
@@ -49,7 +48,8 @@ export function countsInWords({ mode, counts }: Pick<Job, "mode" | "counts">): s
 
 /** One result: its first rows if they can be read, else its schema; then rows and locations. */
 export async function showResult(session: Session, result: TaskResult): Promise<void> {
-  const rows = await readHead(result, HEAD_ROWS_SHOWN_MAX);
+  // The reader of Arrow is loaded only when there is something to read.
+  const rows = result.head === null ? undefined : (await import("./head.ts")).readHead(result, HEAD_ROWS_SHOWN_MAX);
   session.print("");
   if (rows === undefined) showSchema(session, result);
   else showHead(session, result, rows);

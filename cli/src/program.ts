@@ -40,7 +40,7 @@ export async function runCli(io: Io, args: readonly string[], name = "pc"): Prom
 }
 
 /** The tree of commands. Only the one that is called is defined in full, since the others' options are not looked at. */
-export async function buildProgram(io: Io, name: string, run: Run, called: string | "all"): Promise<Command> {
+async function buildProgram(io: Io, name: string, run: Run, called: string | "all"): Promise<Command> {
   const program = configure(new Command(name), io);
   program
     .description("Runs Polars queries on machines in your own cloud account.")
@@ -49,14 +49,22 @@ export async function buildProgram(io: Io, name: string, run: Run, called: strin
   addGlobalOptions(program);
   for (const entry of COMMANDS) {
     const command = configure(program.command(entry.name), io).summary(entry.summary);
-    if (called === "all" || called === entry.name) await defineCommand(command, entry, run, io);
+    if (called === "all" || called === entry.name) {
+      await defineCommand(command, entry, run, io, () => buildProgram(io, name, run, "all"));
+    }
   }
   return program;
 }
 
-async function defineCommand(command: Command, entry: CommandEntry, run: Run, io: Io): Promise<void> {
+async function defineCommand(
+  command: Command,
+  entry: CommandEntry,
+  run: Run,
+  io: Io,
+  buildAll: () => Promise<Command>,
+): Promise<void> {
   const { define } = await entry.load();
-  define(command, run, io);
+  define(command, run, io, buildAll);
   for (const each of [command, ...command.commands]) {
     configure(each, io);
     addGlobalOptions(each);
@@ -76,7 +84,7 @@ function configure(command: Command, io: Io): Command {
       getOutHelpWidth: () => width(io.stdout),
       getErrHelpWidth: () => width(io.stderr),
     })
-    .configureHelp({ showGlobalOptions: false });
+    .configureHelp({ showGlobalOptions: false, minWidthToWrap: 20 });
 }
 
 function addGlobalOptions(command: Command): void {

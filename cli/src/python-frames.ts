@@ -66,7 +66,7 @@ function helperPath(): string {
   if (found === undefined) {
     throw new CliError(
       "incomplete_installation",
-      EXIT.usage,
+      EXIT.bug,
       `load_frames.py is missing; looked for ${paths.join(", ")}`,
     );
   }

@@ -3,6 +3,7 @@ import type { Api } from "./api.ts";
 import { CliError } from "./cli-error.ts";
 import { loadSettings, type Settings } from "./config.ts";
 import { EXIT, type ExitCode } from "./exit-codes.ts";
+import { withoutControls } from "./format.ts";
 import type { Transport } from "./http.ts";
 import { type Io, showsUnicode, terminalWidth } from "./io.ts";
 import { choosePaint, type Paint } from "./paint.ts";
@@ -101,8 +102,8 @@ export function reportError(io: Io, options: GlobalOptions, error: unknown): Exi
     return known.exitCode;
   }
   const paint = choosePaint(io, io.stderr, options.color === false);
-  io.stderr.write(`${paint("red", "error:")} ${known.message}\n`);
-  for (const issue of issuesOf(known)) io.stderr.write(`  ${issue.path}: ${issue.message}\n`);
+  io.stderr.write(`${paint("red", "error:")} ${withoutControls(known.message)}\n`);
+  for (const issue of issuesOf(known)) io.stderr.write(withoutControls(`  ${issue.path}: ${issue.message}\n`));
   if (known.hint !== undefined) io.stderr.write(`${paint("cyan", "hint:")} ${known.hint}\n`);
   return known.exitCode;
 }
@@ -116,5 +117,5 @@ function issuesOf(error: CliError): { path: string; message: string }[] {
 
 function unexpected(error: unknown): CliError {
   const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
-  return new CliError("bug", EXIT.usage, `unexpected: ${text}`, { hint: "this is a bug of the CLI; please report it" });
+  return new CliError("bug", EXIT.bug, `unexpected: ${text}`, { hint: "this is a bug of the CLI; please report it" });
 }

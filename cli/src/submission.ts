@@ -40,14 +40,14 @@ export function* submissionLines(spec: SpecInput, frames: Frames): Generator<str
 }
 
 /** Counts what would be sent, and refuses what is too much, before anything is sent. */
-export function measureSubmission(frames: Frames): SubmissionSize {
+export function measureSubmission(frames: Frames, tasksMax = TASKS_PER_JOB_MAX): SubmissionSize {
   const seen = new Set<string>();
   let count = 0;
   let bytes = 0;
   for (const { name, plan } of frames) {
     count += 1;
-    if (count > TASKS_PER_JOB_MAX)
-      throw usageError(`a job may have ${formatCount(TASKS_PER_JOB_MAX, "task")}`, "send it as several jobs");
+    if (count > tasksMax)
+      throw usageError(`a job may have ${formatCount(tasksMax, "task")}`, "send it as several jobs");
     const key = planKey(plan);
     if (seen.has(key)) continue;
     seen.add(key);

@@ -1,4 +1,4 @@
-import Table from "cli-table3";
+import { stripVTControlCharacters } from "node:util";
 import stringWidth from "string-width";
 
 export interface Column {
@@ -11,11 +11,6 @@ export interface Column {
 }
 
 const GAP = "  ";
-const NO_BORDERS = Object.fromEntries(
-  ["top", "top-mid", "top-left", "top-right", "bottom", "bottom-mid", "bottom-left", "bottom-right"]
-    .concat(["left", "left-mid", "mid", "mid-mid", "right", "right-mid"])
-    .map((name) => [name, ""]),
-);
 
 export interface TableLook {
   /** Room for a line; undefined for as much as it takes. */
@@ -33,25 +28,41 @@ export interface RenderedTable {
 /** A table without borders that fits into the width. Cells may hold colours. */
 export function renderTable(
   columns: readonly Column[],
-  rows: readonly (readonly string[])[],
+  given: readonly (readonly string[])[],
   look: TableLook,
 ): RenderedTable {
-  const natural = columns.map((column, index) =>
-    Math.max(stringWidth(column.title), ...rows.map((row) => stringWidth(row[index] ?? ""))),
+  const rows = given.map((row) => row.map((text) => text.replace(/\s*[\r\n\t]\s*/g, " ")));
+  const natural = columns.map(({ title }, index) =>
+    rows.reduce((widest, row) => Math.max(widest, stringWidth(row[index] ?? "")), stringWidth(title)),
   );
   const widths = fitColumns(columns, natural, look.width);
   const shown = columns.map((_, index) => index).filter((index) => widths[index] !== undefined);
-  const table = new Table({
-    chars: { ...NO_BORDERS, middle: GAP },
-    style: { "padding-left": 0, "padding-right": 0, head: [], border: [], compact: true },
-    truncate: look.unicode ? "…" : "~",
-    colWidths: shown.map((index) => widths[index] ?? 0),
-    colAligns: shown.map((index) => columns[index]?.align ?? "left"),
-  });
-  table.push(shown.map((index) => look.paintTitle(columns[index]?.title ?? "")));
-  for (const row of rows) table.push(shown.map((index) => row[index] ?? ""));
-  const lines = table.toString().split("\n");
-  return { text: lines.map((line) => line.trimEnd()).join("\n"), leftOut: columns.length - shown.length };
+  const line = (cells: readonly string[]) =>
+    shown
+      .map((index) => fitCell(cells[index] ?? "", widths[index] ?? 0, columns[index]?.align ?? "left", look.unicode))
+      .join(GAP)
+      .trimEnd();
+  const titles = columns.map(({ title }) => look.paintTitle(title));
+  return { text: [titles, ...rows].map(line).join("\n"), leftOut: columns.length - shown.length };
+}
+
+/** A cell in exactly this width. One that is cut loses its colours. */
+function fitCell(text: string, width: number, align: "left" | "right", unicode: boolean): string {
+  const own = stringWidth(text);
+  const shown = own <= width ? text : cutText(stripVTControlCharacters(text), width, unicode ? "…" : "~");
+  const padding = " ".repeat(Math.max(width - stringWidth(shown), 0));
+  return align === "left" ? shown + padding : padding + shown;
+}
+
+function cutText(text: string, width: number, mark: string): string {
+  let kept = "";
+  let used = 1;
+  for (const character of text) {
+    used += stringWidth(character);
+    if (used > width) break;
+    kept += character;
+  }
+  return kept + mark;
 }
 
 /** The width of each column, or undefined for one that is left out. Flexible columns are cut first, then columns dropped by rank. */

@@ -11,17 +11,15 @@ Examples:
 
 const SHELLS = ["bash", "zsh", "fish"] as const;
 
-export function define(command: Command, run: Run, io: Io): void {
+export function define(command: Command, run: Run, _io: Io, buildAll: () => Promise<Command>): void {
   command
     .description("Prints a script that makes a shell complete the words of pc (and frazil).")
     .addArgument(new Argument("<shell>", "which shell").choices(SHELLS))
     .addHelpText("after", EXAMPLES)
     .action((shell: (typeof SHELLS)[number]) =>
       run(command, async (session) => {
-        const { buildProgram } = await import("../program.ts");
         const { makeScript, readWords } = await import("../completion-scripts.ts");
-        const program = await buildProgram(io, "pc", run, "all");
-        session.io.stdout.write(makeScript(shell, readWords(program)));
+        session.io.stdout.write(makeScript(shell, readWords(await buildAll())));
         return EXIT.ok;
       }),
     );

@@ -3,7 +3,8 @@ import type { Io } from "../io.ts";
 import type { Run } from "../session.ts";
 
 export interface CommandModule {
-  readonly define: (command: Command, run: Run, io: Io) => void;
+  /** `buildAll` makes the whole tree of commands, in which this one is a leaf. */
+  readonly define: (command: Command, run: Run, io: Io, buildAll: () => Promise<Command>) => void;
 }
 export interface CommandEntry {
   readonly name: string;

@@ -1,0 +1,167 @@
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { CliError, ServerProblem } from "./cli-error.ts";
+import { backoffMs, openTransport, targetOf } from "./http.ts";
+import { type FakeServer, problemAnswer, startFakeServer, TOKEN } from "./testing/fake-server.ts";
+
+let server: FakeServer;
+beforeEach(async () => {
+  server = await startFakeServer();
+});
+afterEach(() => server.close());
+const open = (token = TOKEN) => openTransport({ address: server.address, token, source: "test" }, "test/1");
+const failureOf = async (sending: Promise<unknown>) =>
+  sending.then(
+    () => expect.fail("it was answered"),
+    (error: unknown) => error as CliError,
+  );
+
+describe("send", () => {
+  it("says who is asking", async () => {
+    await open().send({ method: "GET", path: "/v1/me" });
+    expect(server.received[0]?.headers).toMatchObject({ authorization: `Bearer ${TOKEN}`, "user-agent": "test/1" });
+  });
+
+  it.each([
+    ["breaks the connection", "drop"],
+    ["is not available", problemAnswer("unavailable", "starting")],
+    ["sends a proxy's 502 page", { status: 502, text: "<html>", headers: { "content-type": "text/html" } }],
+  ] as const)("tries again while a server %s, under the same idempotency key", async (_what, answer) => {
+    let left = 2;
+    server.state.intercept = () => (left-- > 0 ? answer : undefined);
+    const body = {
+      type: "application/json",
+      make: () =>
+        JSON.stringify({
+          spec: { client: { polars: "2.1.0", python: "3.11" } },
+          plan: { kind: "sql", text: "SELECT 1" },
+        }),
+    };
+    await open().send({ method: "POST", path: "/v1/jobs", body, idempotencyKey: "k1", retryMs: 10_000 });
+    expect(server.received.map(({ headers }) => headers["idempotency-key"])).toEqual(["k1", "k1", "k1"]);
+    expect(server.state.jobs.size).toBe(1);
+  });
+
+  it("makes a streamed body anew for each try", async () => {
+    let left = 1;
+    server.state.intercept = () => (left-- > 0 ? "drop" : undefined);
+    const lines = [
+      '{"line":"header","spec":{"client":{"polars":"2.1.0","python":"3.11"}}}\n',
+      '{"line":"plan","number":0,"plan":{"kind":"sql","text":"SELECT 1"}}\n',
+      '{"line":"frames","plans":[0]}\n',
+    ];
+    const make = async function* () {
+      for (const line of lines) yield Buffer.from(line);
+    };
+    await open().send({
+      method: "POST",
+      path: "/v1/jobs",
+      body: { type: "application/x-ndjson", make },
+      retryMs: 10_000,
+    });
+    expect(server.received.map(({ body }) => (body as unknown[]).length)).toEqual([3, 3]);
+  });
+
+  it.each([
+    ["invalid_request", 4],
+    ["not_found", 4],
+    ["capacity", 3],
+    ["internal", 3],
+  ] as const)("does not repeat what the server answers with %s", async (code, exitCode) => {
+    server.state.intercept = () => problemAnswer(code, "so it is");
+    const error = await failureOf(open().send({ method: "GET", path: "/v1/me" }));
+    expect(error).toBeInstanceOf(ServerProblem);
+    expect([error.code, error.message, error.exitCode, server.received.length]).toEqual([
+      code,
+      "so it is",
+      exitCode,
+      1,
+    ]);
+  });
+
+  it("gives up after the time that it has", async () => {
+    server.state.intercept = () => problemAnswer("unavailable", "down");
+    const error = await failureOf(open().send({ method: "GET", path: "/v1/me", retryMs: 300 }));
+    expect([error.code, error.exitCode]).toEqual(["unavailable", 3]);
+    expect(server.received.length).toBeGreaterThan(1);
+  });
+
+  it("says what a token that is not accepted needs", async () => {
+    const error = await failureOf(open("frz_other").send({ method: "GET", path: "/v1/me" }));
+    expect([error.code, error.exitCode, error.hint]).toEqual([
+      "unauthenticated",
+      4,
+      expect.stringContaining("pc login"),
+    ]);
+  });
+
+  it("says that nothing listens at an address", async () => {
+    const { address } = server;
+    await server.close();
+    const error = await failureOf(
+      openTransport({ address, token: "x", source: "test" }, "t").send({ method: "GET", path: "/v1/me" }),
+    );
+    expect([error.code, error.exitCode, error.message]).toEqual([
+      "unreachable",
+      3,
+      `${address} can't be reached: nothing listens there (connection refused)`,
+    ]);
+    server = await startFakeServer();
+  });
+
+  it("takes a foreign server for what it is", async () => {
+    server.state.intercept = () => ({ text: "<html>hello", headers: { "content-type": "text/html" } });
+    const error = await failureOf(open().send({ method: "GET", path: "/v1/me" }));
+    expect([error.code, error.message]).toEqual([
+      "not_frazil",
+      expect.stringContaining("200 with text/html, which is not an answer of a Frazil server"),
+    ]);
+  });
+
+  it("never takes the token along to another host", async () => {
+    let visits = 0;
+    const other = createServer((_request, response) => {
+      visits += 1;
+      response.end("{}");
+    });
+    await new Promise<void>((resolve) => other.listen(0, "127.0.0.1", resolve));
+    const location = `http://127.0.0.1:${(other.address() as AddressInfo).port}/v1/me`;
+    server.state.intercept = () => ({ status: 307, headers: { location } });
+    const error = await failureOf(open().send({ method: "GET", path: "/v1/me" }));
+    other.close();
+    expect([error.code, visits]).toEqual(["not_frazil", 0]);
+  });
+
+  it("stops at once when it is aborted, with the reason given", async () => {
+    const controller = new AbortController();
+    server.state.intercept = () => {
+      controller.abort(new CliError("interrupted", 130, "stop"));
+      return undefined;
+    };
+    const job = server.addJob();
+    const error = await failureOf(
+      open().send({
+        method: "GET",
+        path: `/v1/jobs/${job.id}/wait`,
+        query: { timeout: 30 },
+        signal: controller.signal,
+      }),
+    );
+    expect([error.code, error.exitCode]).toEqual(["interrupted", 130]);
+  });
+});
+
+describe("small parts", () => {
+  it("targets leave out what is not given, and escape the rest", () => {
+    expect(targetOf({ path: "/v1/jobs", query: { label: "a:b c&d", limit: 5, cursor: undefined } })).toBe(
+      "/v1/jobs?label=a%3Ab+c%26d&limit=5",
+    );
+    expect(targetOf({ path: "/v1/me" })).toBe("/v1/me");
+  });
+
+  it("pauses double up to a limit, and never come in step", () => {
+    expect([1, 2, 3, 20].map((attempt) => backoffMs(attempt, 1))).toEqual([50, 100, 200, 2_000]);
+    expect(backoffMs(1, 0)).toBe(25);
+  });
+});

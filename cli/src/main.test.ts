@@ -1,0 +1,49 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { text } from "node:stream/consumers";
+import { fileURLToPath } from "node:url";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { makeLine } from "./testing/fake-data.ts";
+import { type FakeServer, startFakeServer } from "./testing/fake-server.ts";
+
+const MAIN = fileURLToPath(new URL("./main.ts", import.meta.url));
+
+let server: FakeServer;
+beforeEach(async () => {
+  server = await startFakeServer();
+});
+afterEach(() => server.close());
+
+/** The CLI as a process of its own. */
+function start(args: string[], env: Record<string, string> = {}) {
+  const child = spawn(process.execPath, [MAIN, ...args], { env: { ...process.env, ...server.env, ...env } });
+  const ended = once(child, "close").then(([code, signal]) => signal ?? code);
+  return { child, ended, out: text(child.stdout), err: text(child.stderr) };
+}
+
+describe("the program", () => {
+  it("ends by itself, with the exit code of the command", async () => {
+    const { ended, out } = start(["jobs", "--json"]);
+    expect([await ended, await out]).toEqual([0, '{"items":[],"nextCursor":null}\n']);
+    expect(await start(["jobs"], { FRAZIL_TOKEN: "frz_wrong" }).ended).toBe(4);
+  });
+
+  it("Ctrl-C while it waits ends it with 130, and leaves the job alone", async () => {
+    const { child, ended, err } = start(["submit", "SELECT 1", "--wait"]);
+    await vi.waitFor(() => expect(server.state.jobs.size).toBe(1), { timeout: 20_000 });
+    const [id] = server.state.jobs.keys();
+    await vi.waitFor(() => expect(server.to("GET", `/v1/jobs/${id}/wait`)).toHaveLength(1), { timeout: 20_000 });
+    child.kill("SIGINT");
+    expect(await ended).toBe(130);
+    expect(await err).toContain(`pc cancel ${id}`);
+    expect(server.to("POST", `/v1/jobs/${id}/cancel`)).toHaveLength(0);
+  });
+
+  it("a reader that has seen enough is no error", async () => {
+    const job = server.addJob();
+    server.of(job.id).logs.push(...Array.from({ length: 20_000 }, (_, index) => makeLine(index + 1, "x".repeat(100))));
+    const { child, ended, err } = start(["logs", job.id]);
+    child.stdout.once("data", () => child.stdout.destroy());
+    expect([await ended, await err]).toEqual([0, ""]);
+  });
+});
