@@ -96,7 +96,11 @@ def decode_expr(expr: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if not has_carrier(dtype):
         return expr
     if is_carrier(dtype):
-        return pl.when(expr.is_not_null()).then(pl.lit(pl.Series([[]], dtype=decoded_dtype(dtype))).first())
+        array = decoded_dtype(dtype)
+        assert isinstance(array, pl.Array)
+        # Made of an empty list, because a plan can't hold a literal of this type.
+        empty = pl.lit(pl.Series([[]], dtype=pl.List(inner_of(array)))).first().list.to_array(0)
+        return pl.when(expr.is_not_null()).then(empty)
     return map_inside(expr, dtype, decode_expr)
 
 

@@ -48,7 +48,9 @@ def describe_error(error: BaseException, secrets: Iterable[str] = ()) -> tuple[d
     if not isinstance(error, Failure):
         info["type"] = clip(type(error).__name__, ERROR_NAME_CHARS_MAX)
         info["module"] = clip(str(type(error).__module__), ERROR_NAME_CHARS_MAX)
-        info["traceback"] = clip_middle(redact(format_traceback(error, keep_own=code == "internal"), secrets), ERROR_TRACEBACK_CHARS_MAX)
+        shown = format_traceback(error, keep_own=code == "internal")
+        if shown is not None:
+            info["traceback"] = clip_middle(redact(shown, secrets), ERROR_TRACEBACK_CHARS_MAX)
     if hint is not None:
         info["hint"] = clip(redact(hint, secrets), ERROR_HINT_CHARS_MAX)
     return info, retryable
@@ -68,6 +70,8 @@ def classify(error: BaseException) -> tuple[str, str | None]:
         return "user_code_failed", None
     if is_polars_error(error) or isinstance(error, OSError):
         return classify_polars_error(error)
+    if type(error).__module__.startswith("obstore"):
+        return classify_storage_error(str(error))
     return "internal", None
 
 
@@ -109,10 +113,14 @@ def classify_polars_error(error: BaseException) -> tuple[str, str | None]:
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
         return "storage_refused", "Check the path and its credentials as seen from the machine that runs the task."
     if STORAGE_TROUBLE.search(text) or isinstance(error, OSError):
-        if ACCESS_REFUSED.search(text):
-            return "storage_refused", "Check the path, the credentials and what they allow."
-        return "storage_failed", None
+        return classify_storage_error(text)
     return "query_failed", None
+
+
+def classify_storage_error(text: str) -> tuple[str, str | None]:
+    if ACCESS_REFUSED.search(text):
+        return "storage_refused", "Check the path, the credentials and what they allow."
+    return "storage_failed", None
 
 
 def is_user_frame(filename: str) -> bool:
@@ -150,11 +158,12 @@ def read_message(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def format_traceback(error: BaseException, keep_own: bool) -> str:
-    """The traceback with the frames of Polars and this engine left out, in this error and in those that led to it."""
+def format_traceback(error: BaseException, keep_own: bool) -> str | None:
+    """The traceback with the frames of Polars and this engine left out, in this error and in those that led to it; None when none is left."""
     summary = traceback.TracebackException.from_exception(error, compact=True)
     seen: set[int] = set()
     pending: list[traceback.TracebackException | None] = [summary]
+    frames = 0
     while pending:
         part = pending.pop()
         if part is None or id(part) in seen:
@@ -162,8 +171,9 @@ def format_traceback(error: BaseException, keep_own: bool) -> str:
         seen.add(id(part))
         if not keep_own:
             part.stack = traceback.StackSummary.from_list([frame for frame in part.stack if is_user_frame(frame.filename)])
+        frames += len(part.stack)
         pending += [part.__cause__, part.__context__]
-    return "".join(summary.format(chain=True)).rstrip()
+    return "".join(summary.format(chain=True)).rstrip() if frames else None
 
 
 def clip(text: str, chars: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import polars as pl
 
 from frazil_engine import wire
 from frazil_engine.plans import Arena, Reference, Slot, as_reference, is_reference, read_arena, walk
+from frazil_engine.sql_text import lift_scans
 
 SOURCE_KINDS = {"Scan", "DataFrameScan", "PythonScan"}
 FRAME_FIELDS = {"df", "on_columns"}
@@ -186,14 +186,6 @@ def find_sources(draft: Draft) -> list[Source]:
     return list(found.values())
 
 
-# A call of a table function on one quoted path, and everything in which such text is no call.
-SQL_CALL = re.compile(
-    r"(?P<other>'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/)|\bread_(?P<format>parquet|csv|ipc|json|ndjson)\s*\(\s*'(?P<path>(?:[^']|'')*)'\s*\)",
-    re.DOTALL | re.IGNORECASE,
-)
-SQL_SCANS = {"parquet": pl.scan_parquet, "csv": pl.scan_csv, "ipc": pl.scan_ipc, "json": pl.scan_ndjson, "ndjson": pl.scan_ndjson}
-
-
 def lift_sql_sources(draft: Draft) -> None:
     """Some releases keep SQL text in a node of its own: its table functions become relations of that node, so that they are sources like others."""
     for node in list(draft.nodes()):
@@ -202,13 +194,22 @@ def lift_sql_sources(draft: Draft) -> None:
         fields = dict(node.value["SQL"])
         relations = list(fields["relations"])
 
-        def lift(match: re.Match[str], relations: list[Any] = relations) -> str:
-            if match.group("format") is None:
-                return match.group(0)
-            scan = SQL_SCANS[match.group("format").lower()](match.group("path").replace("''", "'"))
+        def name_scan(scan: pl.LazyFrame, relations: list[Any] = relations) -> str:
             name = f"__frazil_source_{len(relations)}"
             relations.append([name, as_reference(draft.add_node(draft.add_plan(scan)))])
             return name
 
-        fields["query"] = SQL_CALL.sub(lift, fields["query"])
+        fields["query"] = lift_scans(fields["query"], name_scan)
         draft.set_node(node.place, {"SQL": {**fields, "relations": relations}})
+
+
+def lift_row_indexes(draft: Draft) -> None:
+    """Polars makes `with_row_index` right above a scan an argument of that scan: it becomes a node again, so that a filter can stand between them."""
+    for node in list(draft.nodes()):
+        if node.kind != "Scan" or node.value["Scan"]["unified_scan_args"].get("row_index") is None:
+            continue
+        fields = node.value["Scan"]
+        arguments = fields["unified_scan_args"]
+        scan = draft.add_node({"Scan": {**fields, "unified_scan_args": {**arguments, "row_index": None}}})
+        function = {"RowIndex": arguments["row_index"]}
+        draft.set_node(node.place, {"MapFunction": {"input": as_reference(scan), "function": function}})

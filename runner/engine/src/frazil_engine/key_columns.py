@@ -15,6 +15,7 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from frazil_engine.errors import Failure
+from frazil_engine.plans import check_expression
 from frazil_engine.protocol import PartitionBy
 
 KEY_DTYPES = (pl.Boolean, pl.String, pl.Date, pl.Datetime, pl.Duration, pl.Time, pl.Decimal, pl.Categorical, pl.Enum, pl.Null)
@@ -38,9 +39,9 @@ def read_key_columns(partition_by: PartitionBy) -> list[KeyColumn]:
             columns.append(KeyColumn(key.name, pl.col(key.name), frozenset((key.name,)), True))
             continue
         try:
-            expr = pl.Expr.deserialize(io.BytesIO(key.expr))
+            expr = pl.Expr.deserialize(io.BytesIO(check_expression(key.expr)[0]))
             roots = frozenset(expr.meta.root_names())
-        except Exception as error:
+        except pl.exceptions.PolarsError as error:
             raise Failure("invalid_key", f'The expression of key "{key.name}" can\'t be read: {error}') from error
         if not roots:
             raise Failure("invalid_key", f'The expression of key "{key.name}" uses no column.', hint="Make it from columns of the data that the query reads.")
@@ -49,6 +50,11 @@ def read_key_columns(partition_by: PartitionBy) -> list[KeyColumn]:
     if len(set(names)) != len(names):
         raise Failure("invalid_key", f"Two keys have the same name: {', '.join(sorted(names))}.")
     return columns
+
+
+def has_python(partition_by: PartitionBy) -> bool:
+    """Whether an expression carries a pickle."""
+    return any(key.expr is not None and check_expression(key.expr)[1] for key in partition_by.keys)
 
 
 def applies(column: KeyColumn, schema: pl.Schema) -> bool:

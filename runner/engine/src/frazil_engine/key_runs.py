@@ -94,7 +94,7 @@ def serve_keys(session: Session, run: Run) -> None:
 def prepare(run: Run, plan: Any) -> Batch:
     if run.partition_by is None or not isinstance(run.split_state, dict):
         raise Failure("invalid_request", "A key run carries no keys, or not what its split has found.")
-    keyed = analyse(plan, run.partition_by)
+    keyed = analyse(plan)
     schema = decode_schema(run.split_state["keySchema"])
     tokens = [decode_token(task.key_token, len(schema)) for task in run.tasks]
     keys = from_physical([values for values, _ in tokens], schema)

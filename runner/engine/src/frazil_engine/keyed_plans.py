@@ -15,11 +15,10 @@ from polars.io.plugins import register_io_source
 
 from frazil_engine import wire
 from frazil_engine.errors import Failure
-from frazil_engine.grafts import Draft, Node, NodePlace, Source, find_references, find_sources, lift_sql_sources
-from frazil_engine.key_columns import KeyColumn, applies, key_expr, read_key_columns
+from frazil_engine.grafts import Draft, Node, NodePlace, Source, find_references, find_sources, lift_row_indexes, lift_sql_sources
+from frazil_engine.key_columns import KeyColumn, applies, key_expr
 from frazil_engine.opening import OpenedPlan, deserialize
 from frazil_engine.plans import Arena
-from frazil_engine.protocol import PartitionBy
 
 KEY_PREFIX = "__frazil_key_"
 
@@ -65,12 +64,13 @@ class KeyedPlan:
         return [source for source in self.sources if len(source.exprs) == len(self.columns)]
 
 
-def analyse(plan: OpenedPlan, partition_by: PartitionBy) -> KeyedPlan:
+def analyse(plan: OpenedPlan) -> KeyedPlan:
     """Finds the sources that the keys apply to. Raises Failure (invalid_key)."""
     draft = Draft(plan.arena)
     lift_sql_sources(draft)
+    lift_row_indexes(draft)
     draft = Draft(draft.finish())
-    columns = read_key_columns(partition_by)
+    columns = plan.key_columns
     sources = []
     for source in find_sources(draft):
         frame = deserialize(source.arena)

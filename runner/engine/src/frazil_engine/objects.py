@@ -53,6 +53,10 @@ def list_keys(folder: ObjectPlace) -> list[str]:
     return [found["path"] for page in pages for found in page]
 
 
+def delete(place: ObjectPlace) -> None:
+    obstore.delete(open_store(place.root, {}), place.key)
+
+
 def delete_below(folder: ObjectPlace) -> None:
     keys = list_keys(folder)
     if keys:

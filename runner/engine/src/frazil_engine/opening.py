@@ -12,9 +12,12 @@ from typing import Any
 import polars as pl
 
 from frazil_engine.errors import Failure, is_polars_error
+from frazil_engine.key_columns import KeyColumn, read_key_columns
+from frazil_engine.key_columns import has_python as carries_python
 from frazil_engine.limits import SQL_CHARS_MAX
 from frazil_engine.plans import Arena, check_plan
 from frazil_engine.protocol import Run
+from frazil_engine.sql_text import name_as_polars
 
 
 @dataclass(frozen=True)
@@ -25,22 +28,26 @@ class OpenedPlan:
     arena: Arena
     has_python: bool
     secrets: frozenset[str]
+    key_columns: list[KeyColumn]
 
 
 def open_plan(run: Run, announce: Callable[[bool], None]) -> OpenedPlan:
     """Opens the plan of a run. `announce` is told whether Python is in it, once, and before any of that Python runs."""
     if run.plan_kind == "sql":
-        announce(False)
-        frame = open_sql(run.plan)
-        checked = check_plan(frame.serialize())
-        return OpenedPlan(frame, checked.arena, False, checked.secrets)
-    checked = check_plan(run.plan)
+        checked = None
+        has_python = False
+    else:
+        checked = check_plan(run.plan)
+        has_python = checked.has_python
     with UnpicklingWatch(announce) as watch:
-        if checked.has_python:
+        if has_python or (run.partition_by is not None and carries_python(run.partition_by)):
             watch.announce(True)
-        frame = deserialize(checked.arena)
+        frame = open_sql(run.plan) if checked is None else deserialize(checked.arena)
+        columns = [] if run.partition_by is None else read_key_columns(run.partition_by)
         watch.announce(False)
-    return OpenedPlan(frame, checked.arena, watch.found_python, checked.secrets)
+    if checked is None:
+        checked = check_plan(frame.serialize())
+    return OpenedPlan(frame, checked.arena, watch.found_python, checked.secrets, columns)
 
 
 def deserialize(arena: Arena) -> pl.LazyFrame:
@@ -93,17 +100,12 @@ class UnpicklingWatch:
             self._announce(has_python)
 
 
-# Quoted text, quoted names and comments stay as they are; the alias is replaced elsewhere.
-SQL_PART = re.compile(r"('(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/)|\bread_ndjson(?=\s*\()", re.DOTALL | re.IGNORECASE)
-
-
 def open_sql(data: bytes) -> pl.LazyFrame:
-    """SQL text over table functions such as read_parquet('...'). Polars knows newline-delimited JSON as read_json."""
+    """SQL text over table functions such as read_parquet('...')."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise Failure("invalid_plan", "The SQL text is not UTF-8.") from None
     if not text.strip() or len(text) > SQL_CHARS_MAX:
         raise Failure("invalid_plan", f"The SQL text is empty, or longer than {SQL_CHARS_MAX:,} characters.")
-    text = SQL_PART.sub(lambda match: match.group(1) or "read_json", text)
-    return pl.SQLContext(register_globals=False).execute(text, eager=False)
+    return pl.SQLContext(register_globals=False).execute(name_as_polars(text), eager=False)

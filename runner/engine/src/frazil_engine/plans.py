@@ -100,6 +100,15 @@ def check_plan(data: bytes) -> CheckedPlan:
     return CheckedPlan(arena, findings.has_python, frozenset(findings.secrets))
 
 
+def check_expression(data: bytes) -> tuple[bytes, bool]:
+    """Checks the bytes of one expression. Gives them as this Python reads them, and whether Python is in them. Raises Failure (invalid_plan)."""
+    findings = Findings()
+    inspect_all(decode_checked(data), findings)
+    if findings.cloudpickles:
+        data = rewrite_micro(data, adopted_micro(findings))
+    return data, findings.has_python
+
+
 def check_header(data: bytes) -> None:
     if len(data) <= HEADER_BYTES or not data.startswith(MAGIC):
         raise refuse("the header is missing")
@@ -213,22 +222,33 @@ class Findings:
 
 def check_node(arena: Arena, slot: Slot, findings: Findings) -> list[int]:
     """Checks one node's references and notes what is inside it. Gives the nodes it refers to."""
-    try:
-        value = wire.decode(slot.raw)
-    except wire.WireFault as error:
-        raise refuse(str(error)) from None
     children = []
-    for name, inner in walk(value):
-        if is_reference(inner):
-            if name in FRAME_REFERENCE_NAMES:
-                check_slot(arena.frames, read_reference(inner), "frame")
-            else:
-                check_slot(arena.nodes, read_reference(inner), "node")
-                children.append(inner["idx"])
+    for name, reference in inspect_all(decode_checked(slot.raw), findings):
+        if name in FRAME_REFERENCE_NAMES:
+            check_slot(arena.frames, reference, "frame")
         else:
-            inspect_value(name, inner, findings)
+            check_slot(arena.nodes, reference, "node")
+            children.append(reference[0])
     findings.index += 1
     return children
+
+
+def decode_checked(raw: bytes) -> Any:
+    try:
+        return wire.decode(raw)
+    except wire.WireFault as error:
+        raise refuse(str(error)) from None
+
+
+def inspect_all(value: Any, findings: Findings) -> list[tuple[str, Reference]]:
+    """Inspects everything inside a value. Gives the references in it, with the names of their fields."""
+    references = []
+    for name, inner in walk(value):
+        if is_reference(inner):
+            references.append((name, read_reference(inner)))
+        else:
+            inspect_value(name, inner, findings)
+    return references
 
 
 def walk(value: Any) -> Iterator[tuple[str, Any]]:
@@ -312,6 +332,16 @@ def pickle_start(value: bytes | list[Any]) -> int | None:
 
 def adopt_python_micro(arena: Arena, findings: Findings) -> Arena:
     """Polars refuses a cloudpickle of another micro version of Python, though only the minor matters to it: write our own into the headers."""
+    own = adopted_micro(findings)
+    nodes = list(arena.nodes)
+    for index, (_, micro) in findings.cloudpickles.items():
+        if micro != own:
+            nodes[index] = Slot(nodes[index].version, rewrite_micro(nodes[index].raw, own))
+    return Arena(arena.header, arena.root, arena.frames, nodes)
+
+
+def adopted_micro(findings: Findings) -> int:
+    """Our own micro version. Raises Failure (unsupported_python) for functions of another minor."""
     own = sys.version_info[1:3]
     for minor, _ in findings.cloudpickles.values():
         if minor != own[0]:
@@ -320,11 +350,7 @@ def adopt_python_micro(arena: Arena, findings: Findings) -> Arena:
                 f"The plan carries Python functions of Python 3.{minor}; this engine runs Python 3.{own[0]}.",
                 hint=f"Submit it with Python 3.{minor} named as the client's version.",
             )
-    nodes = list(arena.nodes)
-    for index, version in findings.cloudpickles.items():
-        if version[1] != own[1]:
-            nodes[index] = Slot(nodes[index].version, rewrite_micro(nodes[index].raw, own[1]))
-    return Arena(arena.header, arena.root, arena.frames, nodes)
+    return own[1]
 
 
 def rewrite_micro(raw: bytes, micro: int) -> bytes:

@@ -19,7 +19,7 @@ from frazil_engine.publish_local import DATA_NAME, PARTITION_NAME, STAGING_NAME,
 
 # The largest object that a store copies in one request.
 COPY_BYTES_MAX = 5 * 1024**3
-COMPARED_CHUNK_BYTES = 8 * 1024**2
+TRANSFERRED_CHUNK_BYTES = 8 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,12 @@ def copy_over(store: Any, manifest: ObjectManifest) -> None:
         obstore.copy(store, manifest.staged, manifest.final, overwrite=True)
         return
     # Larger than stores copy in one request: it goes through this machine, in parts.
-    obstore.put(store, manifest.final, iter(obstore.get(store, manifest.staged).stream()), use_multipart=True)
+    # Only closing makes the object: one that is left half-written never appears.
+    writer = obstore.open_writer(store, manifest.final)
+    for start in range(0, manifest.bytes, TRANSFERRED_CHUNK_BYTES):
+        end = min(start + TRANSFERRED_CHUNK_BYTES, manifest.bytes)
+        writer.write(obstore.get_range(store, manifest.staged, start=start, end=end))
+    writer.close()
 
 
 def require_same(store: Any, manifest: ObjectManifest) -> None:
@@ -136,8 +141,8 @@ def require_same(store: Any, manifest: ObjectManifest) -> None:
 
 
 def same_content(store: Any, manifest: ObjectManifest) -> bool:
-    for start in range(0, manifest.bytes, COMPARED_CHUNK_BYTES):
-        end = min(start + COMPARED_CHUNK_BYTES, manifest.bytes)
+    for start in range(0, manifest.bytes, TRANSFERRED_CHUNK_BYTES):
+        end = min(start + TRANSFERRED_CHUNK_BYTES, manifest.bytes)
         ours, theirs = (obstore.get_range(store, key, start=start, end=end) for key in (manifest.staged, manifest.final))
         if bytes(ours) != bytes(theirs):
             return False

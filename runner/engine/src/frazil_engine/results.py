@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
+from frazil_engine import objects
 from frazil_engine.places import ObjectPlace, local_target, object_target, parse_place
 from frazil_engine.protocol import Run, Task
 from frazil_engine.sinks import EXTENSIONS, Target
@@ -18,6 +20,7 @@ class ResultFile:
         if isinstance(place, ObjectPlace):
             place = place.below(run.job_id, task.task_id, name)
             self.location = place.url
+            self._place = place
             self._path = None
             # The results location is the workspace's own: the node's credentials open it, not those for a destination.
             self.target: Target = object_target(place, {})
@@ -40,8 +43,11 @@ class ResultFile:
             os.close(fd)
 
     def drop(self) -> None:
-        """Removes what a failed attempt has written."""
-        if self._path is not None and os.path.exists(self._path):
-            os.unlink(self._path)
+        """Removes what a failed attempt has written, as far as it can be reached."""
+        with contextlib.suppress(Exception):
+            if self._path is not None:
+                os.unlink(self._path)
+            else:
+                objects.delete(self._place)
 
 

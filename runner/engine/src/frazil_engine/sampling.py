@@ -9,6 +9,7 @@ import polars as pl
 from frazil_engine.errors import Failure
 
 SAMPLED_ROWS = 10_000
+BATCH_ROWS = 100_000
 
 
 def for_each_batch(frame: pl.LazyFrame, use: Callable[[pl.DataFrame], bool]) -> None:
@@ -22,7 +23,7 @@ def for_each_batch(frame: pl.LazyFrame, use: Callable[[pl.DataFrame], bool]) -> 
             raised.append(error)
             return True
 
-    frame.sink_batches(take, maintain_order=True, engine="streaming")
+    frame.sink_batches(take, chunk_size=BATCH_ROWS, maintain_order=True, engine="streaming")
     if raised:
         raise raised[0]
 

@@ -88,6 +88,9 @@ def working_directory(session: Session, cwd: str | None) -> Iterator[None]:
 def forget_modules(names: set[str], folder: str) -> None:
     prefix = os.path.join(os.path.realpath(folder), "")
     for name in names:
+        # Our own modules may lie below that directory too, and are imported when they are first needed.
+        if name.partition(".")[0] == __package__:
+            continue
         file = getattr(sys.modules.get(name), "__file__", None)
         if file is not None and os.path.realpath(file).startswith(prefix) and "site-packages" not in file:
             del sys.modules[name]

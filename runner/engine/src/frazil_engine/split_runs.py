@@ -35,7 +35,7 @@ def serve_split(session: Session, run: Run) -> None:
             secrets |= plan.secrets
             set_seeds(run.seed)
             session.progress(task.task_id, "finding keys")
-            keyed = analyse(plan, run.partition_by)
+            keyed = analyse(plan)
             answer = Answer(split(session, run, keyed, run.partition_by.max_keys))
         except BaseException as error:
             answer = fail(task, error, secrets)

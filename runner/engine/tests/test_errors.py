@@ -1,0 +1,197 @@
+"""What users see when something goes wrong, and that the process goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from driver import Engine, Message, run_message, serialize
+
+pytestmark = pytest.mark.smoke
+
+
+def fail(process: Engine, results: Path, frame: pl.LazyFrame, **fields: Any) -> Message:
+    """Runs a frame that fails. The process must be able to run another one afterwards."""
+    failed = process.converse(run_message(results, **fields), serialize(frame)).one("failed")
+    good = process.converse(run_message(results), serialize(pl.LazyFrame({"a": [1]})))
+    assert good.one("done")["result"]["rows"] == 1
+    return failed
+
+
+def element_udf(function: Callable[[Any], Any]) -> pl.LazyFrame:
+    return pl.LazyFrame({"a": [1, 2]}).select(pl.col("a").map_elements(function, return_dtype=pl.Int64))
+
+
+def frame_udf(function: Callable[[Any], Any]) -> pl.LazyFrame:
+    return pl.LazyFrame({"a": [1, 2]}).map_batches(function)
+
+
+@pytest.mark.parametrize("make", [element_udf, frame_udf])
+@pytest.mark.parametrize("choice", ["streaming", "in-memory"])
+def test_an_exception_of_user_code_keeps_its_type_its_message_and_its_lines(engine: Engine, results: Path, make: Any, choice: str) -> None:
+    class Unhappy(Exception):
+        pass
+
+    def inner(value: Any) -> Any:
+        raise Unhappy("it did not work")
+
+    def outer(value: Any) -> Any:
+        return inner(value)
+
+    failed = fail(engine, results, make(outer), engine=choice)
+    error = failed["error"]
+    assert (error["code"], error["type"], error["message"]) == ("user_code_failed", "Unhappy", "it did not work")
+    assert failed["retryable"] is False
+    lines = error["traceback"].splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert f'File "{__file__}"' in lines[1] and lines[1].endswith("in outer")
+    assert "return inner(value)" in error["traceback"]
+    assert "site-packages/polars" not in error["traceback"] and "frazil_engine/" not in error["traceback"]
+
+
+def test_an_exception_with_a_cause_shows_both(engine: Engine, results: Path) -> None:
+    def chained(frame: pl.DataFrame) -> pl.DataFrame:
+        try:
+            {}["missing"]
+        except KeyError as error:
+            raise ValueError("no such thing") from error
+
+    traceback = fail(engine, results, frame_udf(chained))["error"]["traceback"]
+    assert "KeyError: 'missing'" in traceback and "direct cause" in traceback and "ValueError: no such thing" in traceback
+
+
+def test_an_error_of_polars_keeps_its_type(engine: Engine, results: Path) -> None:
+    failed = fail(engine, results, pl.LazyFrame({"a": [1]}).select("nowhere"))
+    assert failed["error"]["code"] == "query_failed"
+    assert failed["error"]["type"] == "ColumnNotFoundError"
+    assert failed["error"]["module"] == "polars.exceptions"
+    assert "nowhere" in failed["error"]["message"]
+    assert failed["retryable"] is False
+
+
+def test_a_polars_error_inside_user_code_is_user_code(engine: Engine, results: Path) -> None:
+    def select(frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.select("nowhere")
+
+    error = fail(engine, results, frame_udf(select))["error"]
+    assert (error["code"], error["type"]) == ("user_code_failed", "ColumnNotFoundError")
+    assert 'frame.select("nowhere")' in error["traceback"]
+
+
+def test_a_missing_module_is_answered_with_what_to_install(engine: Engine, results: Path) -> None:
+    def use(frame: pl.DataFrame) -> pl.DataFrame:
+        import not_installed_anywhere.part  # type: ignore[import-not-found]  # noqa: F401
+
+        return frame
+
+    error = fail(engine, results, frame_udf(use))["error"]
+    assert (error["code"], error["type"]) == ("user_code_failed", "ModuleNotFoundError")
+    assert 'packages=["not_installed_anywhere"]' in error["hint"]
+
+
+def test_a_function_of_a_missing_module_is_answered_with_what_to_install(engine: Engine, results: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "only_here.py").write_text("def same(frame):\n    return frame\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import only_here  # type: ignore[import-not-found]
+
+    error = fail(engine, results, frame_udf(only_here.same))["error"]
+    assert error["code"] == "user_code_failed"
+    assert 'packages=["only_here"]' in error["hint"]
+
+
+def test_sys_exit_fails_the_task_and_not_the_process(engine: Engine, results: Path) -> None:
+    def leave(frame: pl.DataFrame) -> pl.DataFrame:
+        import sys
+
+        sys.exit(3)
+
+    failed = fail(engine, results, frame_udf(leave))
+    assert failed["error"]["code"] == "user_code_failed"
+    assert "sys.exit(3)" in failed["error"]["message"]
+
+
+def test_running_out_of_memory_in_python_is_named_so(engine: Engine, results: Path) -> None:
+    def grow(frame: pl.DataFrame) -> pl.DataFrame:
+        raise MemoryError
+
+    assert fail(engine, results, frame_udf(grow))["error"]["code"] == "out_of_memory"
+
+
+def test_a_message_that_cannot_be_made_does_not_hide_the_error(engine: Engine, results: Path) -> None:
+    class Shy(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("not telling")
+
+    def raise_shy(frame: pl.DataFrame) -> pl.DataFrame:
+        raise Shy
+
+    error = fail(engine, results, frame_udf(raise_shy))["error"]
+    assert (error["code"], error["type"]) == ("user_code_failed", "Shy")
+
+
+def test_long_errors_are_cut(engine: Engine, results: Path) -> None:
+    def shout(frame: pl.DataFrame) -> pl.DataFrame:
+        raise ValueError("x" * 1_000_000)
+
+    error = fail(engine, results, frame_udf(shout))["error"]
+    assert len(error["message"]) == 8 * 1024
+    assert len(error["traceback"]) <= 32 * 1024
+
+
+def test_a_missing_file_is_the_callers_mistake(engine: Engine, results: Path, tmp_path: Path) -> None:
+    failed = fail(engine, results, pl.scan_parquet(tmp_path / "nowhere.parquet"))
+    assert (failed["error"]["code"], failed["retryable"]) == ("storage_refused", False)
+    assert "nowhere.parquet" in failed["error"]["message"]
+
+
+def test_storage_that_does_not_answer_may_be_tried_again_and_no_secret_is_told(engine: Engine, results: Path) -> None:
+    options: dict[str, Any] = {
+        "aws_endpoint_url": "http://127.0.0.1:9",
+        "aws_allow_http": "true",
+        "aws_access_key_id": "AKIAVERYSECRETID",
+        "aws_secret_access_key": "verysecretkey",
+        "aws_region": "us-east-1",
+    }
+    # An older release takes the number of tries as an argument of its own.
+    tries = {"retries": 0} if pl.__version__ < "1.36" else {"storage_options": {**options, "max_retries": 0}}
+    frame = pl.scan_parquet("s3://bucket/data.parquet", **{"storage_options": options, **tries})
+    failed = fail(engine, results, frame)
+    assert (failed["error"]["code"], failed["retryable"]) == ("storage_failed", True)
+    assert "VERYSECRETID" not in str(failed) and "verysecretkey" not in str(failed)
+
+
+def test_values_of_storage_options_are_taken_out_of_messages(engine: Engine, results: Path) -> None:
+    def tell(frame: pl.DataFrame) -> pl.DataFrame:
+        raise ValueError("the key is s3cr3t-value in us-east-1")
+
+    destination = "s3://bucket/out"
+    failed = fail(engine, results, frame_udf(tell), storageOptions={"aws_secret_access_key": "s3cr3t-value", "aws_region": "us-east-1"})
+    assert destination not in str(failed)
+    assert failed["error"]["message"] == "the key is [redacted] in us-east-1"
+    assert "s3cr3t-value" not in str(failed)
+
+
+def test_a_gpu_is_not_here(engine: Engine, results: Path) -> None:
+    error = fail(engine, results, pl.LazyFrame({"a": [1]}), engine="gpu")["error"]
+    assert error["code"] == "not_available" and "cudf_polars" in error["message"]
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv", "ipc", "ndjson"])
+def test_an_unknown_option_is_named_with_those_that_are_known(engine: Engine, results: Path, format: str) -> None:
+    error = fail(engine, results, pl.LazyFrame({"a": [1]}), format=format, options={"colour": "red"})["error"]
+    assert error["code"] == "unprocessable"
+    assert "no option colour" in error["message"] and "maintain_order" in error["message"]
+    assert "storage_options" not in error["message"]
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv", "ipc", "ndjson"])
+def test_object_columns_are_refused_by_name(engine: Engine, results: Path, format: str) -> None:
+    def objects(frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.with_columns(thing=pl.Series([object()], dtype=pl.Object))
+
+    frame = pl.LazyFrame({"a": [1]}).map_batches(objects, schema={"a": pl.Int64, "thing": pl.Object})
+    error = fail(engine, results, frame, format=format)["error"]
+    assert error["code"] == "result_unsupported" and '"thing"' in error["message"]

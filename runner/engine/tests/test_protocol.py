@@ -1,0 +1,140 @@
+"""The process and its two pipes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import struct
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from driver import DEADLINE_SECONDS, Engine, EngineGone, run_message, serialize, task
+
+pytestmark = pytest.mark.smoke
+
+
+def endless_plan(marker: Path) -> bytes:
+    def wait(frame: pl.DataFrame) -> pl.DataFrame:
+        marker.touch()
+        while True:
+            time.sleep(0.01)
+
+    return serialize(pl.LazyFrame({"a": [1]}).map_batches(wait))
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not path.exists():
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
+def test_an_engine_says_what_it_runs(engine: Engine) -> None:
+    assert engine.ready == {"type": "ready", "python": platform.python_version(), "polars": pl.__version__, "pid": engine.process.pid}
+
+
+def test_the_answers_to_a_run_come_in_order(engine: Engine, results: Path) -> None:
+    talk = engine.converse(run_message(results), serialize(pl.LazyFrame({"a": [1, 2]})))
+    assert [message["type"] for message, _ in talk.messages] == ["opened", "done", "idle"]
+    done = talk.one("done")
+    assert done["usage"]["wallMs"] > 0
+    assert done["result"]["locations"] == [str(results / "job_1" / "task_1" / "1.arrow")]
+
+
+def test_exit_ends_the_process() -> None:
+    with Engine() as engine:
+        engine.send({"type": "exit"})
+        assert engine.process.wait(DEADLINE_SECONDS) == 0
+
+
+def test_the_end_of_the_pipe_ends_the_process_during_a_query(tmp_path: Path) -> None:
+    with Engine() as engine:
+        engine.send(run_message(tmp_path), endless_plan(tmp_path / "started"))
+        wait_for(tmp_path / "started")
+        engine.close_input()
+        assert engine.process.wait(DEADLINE_SECONDS) == 0
+
+
+def test_exit_ends_the_process_during_a_query(tmp_path: Path) -> None:
+    with Engine() as engine:
+        engine.send(run_message(tmp_path), endless_plan(tmp_path / "started"))
+        wait_for(tmp_path / "started")
+        engine.send({"type": "exit"})
+        assert engine.process.wait(DEADLINE_SECONDS) == 0
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        struct.pack("<II", 5, 0) + b"hello",
+        struct.pack("<II", 2, 0) + b"[]",
+        struct.pack("<II", 2**31, 0),
+        struct.pack("<II", 10, 2**31),
+        struct.pack("<II", 16, 0) + b'{"type":"dance"}',
+        struct.pack("<II", 14, 0) + b'{"type":"run"}',
+    ],
+)
+def test_what_is_not_a_message_ends_the_process_with_words(frame: bytes) -> None:
+    with Engine() as engine:
+        engine.send_raw(frame)
+        with pytest.raises(EngineGone, match="frazil_engine: "):
+            engine.receive()
+        assert engine.process.returncode == 2
+
+
+def test_a_query_run_has_one_task(results: Path) -> None:
+    with Engine() as engine:
+        engine.send(run_message(results, tasks=[task("task_1"), task("task_2")]), serialize(pl.LazyFrame({"a": [1]})))
+        with pytest.raises(EngineGone, match="2 tasks"):
+            engine.receive()
+
+
+def test_a_forked_child_does_not_speak_for_the_engine(engine: Engine, results: Path) -> None:
+    def fork(frame: pl.DataFrame) -> pl.DataFrame:
+        import os
+        import sys
+
+        child = os.fork()
+        if child == 0:
+            print("out of the child")
+            sys.stdout.flush()
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        print("out of the parent")
+        return frame
+
+    talk = engine.converse(run_message(results), serialize(pl.LazyFrame({"a": [1]}).map_batches(fork)))
+    assert talk.one("done")["result"]["rows"] == 1
+    assert talk.log_lines("stdout") == ["out of the parent"]
+
+
+def test_a_module_of_the_working_directory_does_not_stand_in_for_one_of_the_engine(tmp_path: Path, results: Path) -> None:
+    for name in ("msgpack", "obstore", "logs", "frazil_engine", "random", "json", "zlib"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('the wrong module')")
+    destination = tmp_path / "out"
+    with Engine() as engine:
+        message = run_message(results, cwd=str(tmp_path), destination=str(destination), format="parquet", seed=1)
+        assert engine.converse(message, serialize(pl.LazyFrame({"a": [1]}))).one("done")["result"]["rows"] == 1
+
+
+def test_relative_paths_mean_the_working_directory_of_the_run(engine: Engine, tmp_path: Path, results: Path) -> None:
+    (tmp_path / "data.csv").write_text("a\n5\n")
+    plan = serialize(pl.scan_csv("data.csv"))
+    message = run_message(results, cwd=str(tmp_path), destination="made/here.csv", format="csv")
+    assert engine.converse(message, plan).one("done")["result"]["locations"] == [str(tmp_path / "made" / "here.csv")]
+    assert (tmp_path / "made" / "here.csv").read_text() == "a\n5\n"
+
+
+def test_modules_of_the_working_directory_are_imported_afresh_by_every_run(engine: Engine, tmp_path: Path, results: Path) -> None:
+    def use(frame: pl.DataFrame) -> pl.DataFrame:
+        import frazil_test_local
+
+        return frame.with_columns(a=pl.lit(frazil_test_local.VALUE, dtype=pl.Int64))
+
+    plan = serialize(pl.LazyFrame({"a": [0]}).map_batches(use))
+    for value in (11, 22):
+        (tmp_path / "frazil_test_local.py").write_text(f"VALUE = {value}\n{'#' * value}\n")
+        talk = engine.converse(run_message(results, cwd=str(tmp_path)), plan)
+        assert pl.read_ipc(talk.head).item() == value

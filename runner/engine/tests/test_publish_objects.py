@@ -1,0 +1,267 @@
+"""Results and destinations in an object store, against a server that speaks S3."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from driver import Engine, Message, partition_by, run_message, serialize, task
+from polars.testing import assert_frame_equal
+
+moto_server = pytest.importorskip("moto.server")
+
+NEW = pl.DataFrame({"a": [1, 2, 3]})
+BUCKET = "bucket"
+
+
+@pytest.fixture(scope="module")
+def options() -> Iterator[dict[str, str]]:
+    """Storage options for a store of this module's own."""
+    import logging
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/{BUCKET}", method="PUT"))
+    yield {
+        "aws_endpoint_url": f"http://127.0.0.1:{port}",
+        "aws_allow_http": "true",
+        "aws_access_key_id": "test-access-key",
+        "aws_secret_access_key": "test-secret-key",
+        "aws_region": "us-east-1",
+    }
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def engine(options: dict[str, str]) -> Iterator[Engine]:
+    """An engine whose node has credentials of its own."""
+    with Engine(env={name.upper(): value for name, value in options.items()}) as started:
+        yield started
+
+
+@pytest.fixture
+def prefix(request: pytest.FixtureRequest) -> str:
+    """A prefix that no other test writes to."""
+    return f"{abs(hash(request.node.nodeid)):x}"
+
+
+def store_of(options: dict[str, str]) -> Any:
+    from frazil_engine import objects
+
+    return objects.open_store(f"s3://{BUCKET}", options)
+
+
+def keys(options: dict[str, str], prefix: str = "") -> list[str]:
+    import obstore
+
+    return sorted(found["path"] for page in obstore.list(store_of(options), prefix=prefix or None) for found in page)
+
+
+def submit(engine: Engine, results: Path, options: dict[str, str], destination: str, mode: str, verb: str | None = "publish", **fields: Any) -> Any:
+    message = run_message(results, destination=f"s3://{BUCKET}/{destination}", mode=mode, storageOptions=options, format=fields.pop("format", "parquet"), **fields)
+    return engine.converse(message, serialize(NEW.lazy()), verb)
+
+
+def put(options: dict[str, str], key: str, data: bytes = b"old") -> None:
+    import obstore
+
+    obstore.put(store_of(options), key, data)
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv", "ipc", "ndjson"])
+def test_a_result_is_written_with_the_options_of_the_destination(engine: Engine, results: Path, options: dict[str, str], prefix: str, format: str) -> None:
+    extension = {"ipc": "arrow"}.get(format, format)
+    talk = submit(engine, results, options, f"{prefix}/{format}/", "error", format=format)
+    result = talk.one("done")["result"]
+    assert result["locations"] == [f"s3://{BUCKET}/{prefix}/{format}/part-0.{extension}"]
+    assert result["rows"] == 3
+    assert_frame_equal(pl.read_ipc(talk.head), NEW)
+    assert keys(options, f"{prefix}/") == [f"{prefix}/{format}/part-0.{extension}"]
+    assert keys(options, ".frazil-staging/") == []
+    read = {"parquet": pl.scan_parquet, "csv": pl.scan_csv, "ipc": pl.scan_ipc, "ndjson": pl.scan_ndjson}[format]
+    assert_frame_equal(read(result["locations"][0], storage_options=options).collect(), NEW)
+
+
+@pytest.mark.parametrize("format", ["ipc", "csv"])
+def test_a_results_location_in_a_store_uses_the_nodes_own_credentials(engine: Engine, options: dict[str, str], prefix: str, format: str) -> None:
+    talk = engine.converse(run_message(f"s3://{BUCKET}/{prefix}", format=format), serialize(NEW.lazy()))
+    location = talk.one("done")["result"]["locations"][0]
+    assert location == f"s3://{BUCKET}/{prefix}/job_1/task_1/1.{'arrow' if format == 'ipc' else 'csv'}"
+    scan = pl.scan_ipc if format == "ipc" else pl.scan_csv
+    assert_frame_equal(scan(location, storage_options=options).collect(), NEW)
+
+
+@pytest.mark.parametrize("destination", ["out/", "out.parquet"])
+def test_data_at_the_destination_is_kept_in_mode_error(engine: Engine, results: Path, options: dict[str, str], prefix: str, destination: str) -> None:
+    put(options, f"{prefix}/out/other.parquet")
+    put(options, f"{prefix}/out.parquet")
+    before = keys(options)
+    error = submit(engine, results, options, f"{prefix}/{destination}", "error").one("failed")["error"]
+    assert error["code"] == "destination_not_empty"
+    assert keys(options) == before
+
+
+@pytest.mark.parametrize(("destination", "appearing"), [("out/", "out/part-0.parquet"), ("out/", "out/x.parquet"), ("out.parquet", "out.parquet")])
+def test_data_that_appears_meanwhile_is_kept_in_mode_error(
+    engine: Engine, results: Path, options: dict[str, str], prefix: str, destination: str, appearing: str
+) -> None:
+    import obstore
+
+    message = run_message(results, destination=f"s3://{BUCKET}/{prefix}/{destination}", format="parquet", storageOptions=options)
+    engine.send(message, serialize(NEW.lazy()))
+    while (answer := engine.receive()[0])["type"] != "staged":
+        assert answer["type"] == "opened"
+    put(options, f"{prefix}/{appearing}")
+    engine.send({"type": "publish", "taskId": "task_1"})
+    assert engine.receive()[0]["error"]["code"] == "destination_not_empty"
+    assert engine.receive()[0]["type"] == "idle"
+    assert keys(options, f"{prefix}/") == [f"{prefix}/{appearing}"]
+    assert bytes(obstore.get(store_of(options), f"{prefix}/{appearing}").bytes()) == b"old"
+    assert keys(options, ".frazil-staging/") == []
+
+
+def test_overwrite_replaces_all_of_a_prefix(engine: Engine, results: Path, options: dict[str, str], prefix: str) -> None:
+    for key in ("out/part-0.parquet", "out/part-9.parquet", "out/day=1/part-0.parquet", "outer/part-0.parquet"):
+        put(options, f"{prefix}/{key}")
+    submit(engine, results, options, f"{prefix}/out", "overwrite").one("done")
+    assert keys(options, f"{prefix}/") == [f"{prefix}/out/part-0.parquet", f"{prefix}/outer/part-0.parquet"]
+    assert_frame_equal(pl.read_parquet(f"s3://{BUCKET}/{prefix}/out/", storage_options=options), NEW)
+
+
+def test_overwrite_does_not_delete_what_no_query_wrote(engine: Engine, results: Path, options: dict[str, str], prefix: str) -> None:
+    put(options, f"{prefix}/out/notes.txt")
+    error = submit(engine, results, options, f"{prefix}/out", "overwrite").one("failed")["error"]
+    assert error["code"] == "storage_refused" and "notes.txt" in error["message"]
+    assert submit(engine, results, options, "", "overwrite").one("failed")["error"]["code"] == "storage_refused"
+    assert keys(options, f"{prefix}/") == [f"{prefix}/out/notes.txt"]
+
+
+def test_append_adds_an_object_once_per_task(engine: Engine, results: Path, options: dict[str, str], prefix: str) -> None:
+    put(options, f"{prefix}/out/part-0.parquet")
+    for task_id in ("task_a", "task_a", "task_b"):
+        submit(engine, results, options, f"{prefix}/out", "append", tasks=[task(task_id)]).one("done")
+    names = [key.rpartition("/")[2] for key in keys(options, f"{prefix}/")]
+    assert names == ["part-0.parquet", "part-task_a.parquet", "part-task_b.parquet"]
+
+
+def test_an_abandoned_attempt_leaves_nothing(engine: Engine, results: Path, options: dict[str, str], prefix: str) -> None:
+    submit(engine, results, options, f"{prefix}/out", "error", verb="abandon").one("failed")
+    assert keys(options, f"{prefix}/") == [] and keys(options, ".frazil-staging/") == []
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv"])
+def test_a_failed_query_leaves_nothing(engine: Engine, results: Path, options: dict[str, str], prefix: str, format: str) -> None:
+    def fail(frame: pl.DataFrame) -> pl.DataFrame:
+        raise ValueError("no")
+
+    message = run_message(results, destination=f"s3://{BUCKET}/{prefix}/out", format=format, storageOptions=options)
+    engine.converse(message, serialize(NEW.lazy().map_batches(fail))).one("failed")
+    engine.converse(run_message(f"s3://{BUCKET}/{prefix}", format=format), serialize(NEW.lazy().map_batches(fail))).one("failed")
+    assert keys(options, f"{prefix}/") == [] and keys(options, ".frazil-staging/") == []
+
+
+def test_a_bucket_that_is_not_there_is_the_callers_mistake_and_no_secret_is_told(engine: Engine, results: Path, options: dict[str, str]) -> None:
+    message = run_message(results, destination="s3://nowhere-at-all/out", format="parquet", storageOptions=options)
+    failed = engine.converse(message, serialize(NEW.lazy())).one("failed")
+    assert (failed["error"]["code"], failed["retryable"]) == ("storage_refused", False)
+    assert "test-secret-key" not in str(failed)
+
+
+def stage(results: Path, options: dict[str, str], destination: str, mode: str) -> Message:
+    """An output staged in this process. Gives the manifest."""
+    from frazil_engine.destinations import Staging
+    from frazil_engine.protocol import read_run
+    from frazil_engine.sinks import write_result
+
+    message = run_message(results, destination=f"s3://{BUCKET}/{destination}", format="parquet", mode=mode, storageOptions=options)
+    run = read_run(message, b"")
+    staging = Staging(run, run.tasks[0])
+    return staging.seal(write_result(NEW.lazy(), staging.target, "parquet", {}, "streaming", 0), [])
+
+
+class Crash(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("mode", ["error", "overwrite", "append"])
+@pytest.mark.parametrize("destination", ["out/", "out.parquet"])
+def test_publishing_is_finished_from_wherever_it_stopped(
+    results: Path, options: dict[str, str], prefix: str, mode: str, destination: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import obstore
+    from frazil_engine import destinations
+
+    finished = False
+    operations = 0
+    while not finished:
+        assert operations < 10
+        place = f"{prefix}/{operations}"
+        if mode == "overwrite":
+            put(options, f"{place}/out/part-7.parquet")
+        manifest = stage(results, options, f"{place}/{destination}", mode)
+        left = [operations]
+
+        def counted(function: Any, left: list[int] = left) -> Any:
+            def call(*arguments: Any, **named: Any) -> Any:
+                if left[0] == 0:
+                    raise Crash
+                left[0] -= 1
+                return function(*arguments, **named)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for name in ("copy", "delete", "put"):
+                patch.setattr(obstore, name, counted(getattr(obstore, name)))
+            try:
+                destinations.publish(manifest, options)
+                finished = True
+            except Crash:
+                pass
+        for _ in range(2):
+            location = destinations.publish(manifest, options)
+        assert_frame_equal(pl.read_parquet(location, storage_options=options), NEW)
+        own = "out.parquet" if destination == "out.parquet" else "out/part-task_1.parquet" if mode == "append" else "out/part-0.parquet"
+        other = ["out/part-7.parquet"] if mode == "overwrite" and destination == "out.parquet" else []
+        assert keys(options, f"{place}/") == sorted(f"{place}/{key}" for key in [own, *other])
+        assert keys(options, ".frazil-staging/") == []
+        operations += 1
+    assert operations >= 3
+
+
+def test_objects_too_large_for_one_copy_go_through_this_machine(results: Path, options: dict[str, str], prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import obstore
+    from frazil_engine import destinations, publish_objects
+
+    monkeypatch.setattr(publish_objects, "COPY_BYTES_MAX", 10)
+    monkeypatch.setattr(obstore, "copy", None)
+    for mode in ("error", "overwrite"):
+        manifest = stage(results, options, f"{prefix}/{mode}/", mode)
+        assert_frame_equal(pl.read_parquet(destinations.publish(manifest, options), storage_options=options), NEW)
+
+
+@pytest.mark.parametrize("memory", [4 << 30, 1])
+def test_a_partitioned_job_in_a_store(engine: Engine, options: dict[str, str], prefix: str, memory: int) -> None:
+    data = pl.DataFrame({"day": ["a/b", "c", None] * 4, "v": list(range(12))})
+    data.write_parquet(f"s3://{BUCKET}/{prefix}/in/data.parquet", storage_options=options)
+    plan = serialize(pl.scan_parquet(f"s3://{BUCKET}/{prefix}/in/*.parquet", storage_options=options).select("v"))
+    fields: dict[str, Any] = {"partitionBy": partition_by("day"), "memoryBytes": memory}
+    found = engine.converse(run_message(f"s3://{BUCKET}/{prefix}/results", kind="split", **fields), plan).one("keys")
+    assert (found["splitState"]["pieces"] is not None) == (memory == 1)
+    tasks = [task(f"task_{row}", keyToken=key["token"], keyPath=key["path"]) for row, key in enumerate(found["keys"])]
+    message = run_message(
+        f"s3://{BUCKET}/{prefix}/results", kind="key", tasks=tasks, splitState=found["splitState"],
+        destination=f"s3://{BUCKET}/{prefix}/out", format="parquet", storageOptions=options, **fields,
+    )  # fmt: skip
+    assert len(engine.converse(message, plan).all("done")) == 3
+    assert keys(options, f"{prefix}/results") == []
+    for value, path in (("a/b", "day=a%2Fb"), ("c", "day=c"), (None, "day=__HIVE_DEFAULT_PARTITION__")):
+        found_rows = pl.read_parquet(f"s3://{BUCKET}/{prefix}/out/{path}/part-0.parquet", storage_options=options, hive_partitioning=False, glob=False)
+        assert_frame_equal(found_rows, data.filter(pl.col("day").eq_missing(pl.lit(value))).select("v"))
+    assert len(keys(options, f"{prefix}/out/")) == 3
