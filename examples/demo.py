@@ -1,6 +1,7 @@
 """The announcement's query on TPC-H lineitem, in the three modes: once, once per key, and many at once.
 
-Run it with ``npm run demo``, or against any installation: ``python examples/demo.py lineitem.parquet output-directory``.
+Run it with ``npm run demo``, or against any installation:
+``python examples/demo.py lineitem.parquet output-directory``.
 """
 
 import sys
@@ -9,9 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 
-import polars as pl
-
 import frazil as pc
+import polars as pl
 
 TIMINGS: list[tuple[str, float]] = []
 
@@ -68,7 +68,10 @@ def main(source: str, output: str) -> None:
     print("\n== Summary")
     for title, seconds in TIMINGS:
         print(f"{seconds:7.2f} s  {title}")
-    print("\nWhere to look next: README.md for the quickstart, docs/ for concepts, `npm run dev` to keep a server running.")
+    print(
+        "\nWhere to look next: README.md for the quickstart, docs/ for concepts,"
+        " `npm run dev` to keep a server running."
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Makes contracts/src/generated/polars-releases.json: the schema hash in the plan header of every Polars release that Frazil runs.
+"""Makes contracts/src/generated/polars-releases.json: the schema hash of every Polars release that Frazil runs.
 
-Each release is installed with `uv` into a throwaway folder and asked to serialise an empty query. The header's version number is the same
-for all of them, so the hash alone tells which release can open a plan. Releases already in the file keep their entry unless `--all` is given.
+Each release is installed with `uv` into a throwaway folder and asked to serialise an empty query. The number in the
+plan's header is the same for all of them, so the hash alone tells which release can open a plan. Releases already in
+the file keep their entry unless `--all` is given.
 
     python scripts/generate-polars-releases.py [--all] [--oldest 1.35.0] [--newest 2.1.0]
 
@@ -70,7 +71,18 @@ def as_version(text: str) -> Version:
 def read_schema_hash(version: str) -> str:
     """Installs one release apart from everything else and reads the hash out of a plan that it wrote."""
     with tempfile.TemporaryDirectory(prefix="polars-release-") as folder:
-        install = ["uv", "pip", "install", "--quiet", "--no-cache", "--python", sys.executable, "--target", folder, f"polars=={version}"]
+        install = [
+            "uv",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-cache",
+            "--python",
+            sys.executable,
+            "--target",
+            folder,
+            f"polars=={version}",
+        ]
         subprocess.run(install, check=True, timeout=INSTALL_TIMEOUT_SECONDS)
         command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {folder!r}); {PRINT_HASH}"]
         answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_SECONDS)

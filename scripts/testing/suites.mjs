@@ -1,6 +1,6 @@
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { ROOT, STATE_DIR, VENV_BIN } from "../bootstrap/paths.mjs";
+import { STATE_DIR, VENV_BIN } from "../bootstrap/paths.mjs";
 import { runCommand } from "../bootstrap/run-command.mjs";
 import { buildBundles } from "../build.mjs";
 import { CHECKS, runWords } from "./checks.mjs";
@@ -14,7 +14,11 @@ const END_TO_END_TESTS = "test/e2e";
 export const SUITES = [
   ...CHECKS.map(({ name, command }) => ({ name, kind: "check", run: (env) => runCheck(env, command) })),
   { name: "unit", kind: "tests", run: (env, args) => runVitest(env, "unit", args) },
-  { name: "python", kind: "tests", run: (env, args) => runPytest(env, "python", args.length > 0 ? args : PYTHON_TESTS) },
+  {
+    name: "python",
+    kind: "tests",
+    run: (env, args) => runPytest(env, "python", args.length > 0 ? args : PYTHON_TESTS),
+  },
   { name: "integration", kind: "tests", run: (env, args) => runVitest(env, "integration", args) },
   { name: "e2e", kind: "tests", run: runEndToEnd },
 ];

@@ -58,6 +58,15 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
 def lineitem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """TPC-H lineitem at scale factor 0.01: 60,175 rows."""
     folder = tmp_path_factory.mktemp("tpch")
-    command = [str(VENV_BIN / "tpchgen-cli"), "parquet", "-s", "0.01", "--tables", "lineitem", "--output-dir", str(folder)]
+    command = [
+        str(VENV_BIN / "tpchgen-cli"),
+        "parquet",
+        "-s",
+        "0.01",
+        "--tables",
+        "lineitem",
+        "--output-dir",
+        str(folder),
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder / "lineitem.parquet"

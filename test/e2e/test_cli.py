@@ -79,7 +79,8 @@ def test_a_job_can_be_listed_looked_at_cancelled_and_retried(pc, tmp_path: Path)
 
     (tmp_path / "slow.py").write_text(
         "import time\nimport polars as pl\n"
-        "lf = pl.LazyFrame({'a': [1]}).select(pl.col('a').map_elements(lambda v: time.sleep(60), return_dtype=pl.Int64))\n"
+        "slow = pl.col('a').map_elements(lambda v: time.sleep(60), return_dtype=pl.Int64)\n"
+        "lf = pl.LazyFrame({'a': [1]}).select(slow)\n"
     )
     slow_id = pc("submit", "slow.py", "--quiet").stdout.strip()
     assert pc("cancel", slow_id).returncode == 0

@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import frazil as pc
 import polars as pl
 import pytest
 from conftest import ROOT, Installation, start_installation
-
-import frazil as pc
 
 DEADLINE_SECONDS = 20
 
@@ -77,7 +76,9 @@ def test_a_restart_keeps_what_was_done_and_leaves_no_process(tmp_path: Path, mon
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
-def test_killing_it_leaves_no_process_and_its_home_starts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killing_it_leaves_no_process_and_its_home_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / "home"
     killed = start_installation(home)
     use(monkeypatch, killed)
@@ -99,7 +100,11 @@ def test_the_control_plane_comes_back_at_the_same_address(tmp_path: Path, monkey
     use(monkeypatch, running)
     try:
         QUERY.remote(CONTEXT).collect()
-        pids = [json.loads(line)["pid"] for line in (home / "control-plane.log").read_text().splitlines() if "listening" in line]
+        pids = [
+            json.loads(line)["pid"]
+            for line in (home / "control-plane.log").read_text().splitlines()
+            if "listening" in line
+        ]
         os.kill(pids[-1], signal.SIGKILL)
         # The client's own retries bridge the gap.
         assert QUERY.remote(CONTEXT).collect().item() == 6

@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import frazil as pc
 import polars as pl
 import pytest
-
-import frazil as pc
 
 pytestmark = [
     pytest.mark.usefixtures("installation"),
@@ -74,7 +73,7 @@ def test_a_query_past_its_deadline_fails_and_says_so() -> None:
     query = pl.LazyFrame({"a": [1]}).select(pl.col("a").map_elements(sleep, return_dtype=pl.Int64))
     started = time.monotonic()
     with pytest.raises(pc.QueryTimedOut):
-        query.remote(CONTEXT, timeout=1).execute().await_result()
+        pc.remote(query, CONTEXT, timeout=1).execute().await_result()
     assert time.monotonic() - started < 20
 
 
@@ -95,7 +94,12 @@ def test_cancel_reaches_a_running_engine_within_a_second(tmp_path: Path) -> None
     engine = int(next(folder.iterdir()).name.split()[0])
     in_progress.cancel()
     started = time.monotonic()
-    wait_until(lambda: not Path(f"/proc/{engine}").exists() or "Z" in Path(f"/proc/{engine}/stat").read_text().rsplit(")", 1)[1][:3])
+    wait_until(
+        lambda: (
+            not Path(f"/proc/{engine}").exists()
+            or "Z" in Path(f"/proc/{engine}/stat").read_text().rsplit(")", 1)[1][:3]
+        )
+    )
     assert time.monotonic() - started < 1
     with pytest.raises(pc.QueryCancelled):
         in_progress.await_result()

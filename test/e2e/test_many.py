@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
+import frazil as pc
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-
-import frazil as pc
 
 pytestmark = pytest.mark.usefixtures("installation")
 
@@ -33,7 +32,7 @@ def test_odd_keys_get_a_place_of_their_own(tmp_path: Path) -> None:
     result = frame.lazy().remote(CONTEXT).partition_by("key").write_parquet(f"{tmp_path}/dst").await_result()
     assert len(result) == len(keys)
     for one in result:
-        key = one.key["key"]
+        key = (one.key or {})["key"]
         expected = frame.filter(pl.col("key").eq_missing(pl.lit(key, dtype=pl.String)))
         assert_frame_equal(one.lazy().collect(), expected)
     assert len({tuple(one.locations) for one in result}) == len(keys)
@@ -62,13 +61,16 @@ def test_spawn_many_by_a_key(tmp_path: Path) -> None:
     frame = pl.DataFrame({"day": ["mon", "tue", "mon"], "v": [1, 2, 3]})
     frames = [frame.lazy().select(pl.sum("v") * n) for n in (1, 10)]
     result = pc.spawn_many(frames, partition_by="day", dst=f"{tmp_path}/dst/", context=CONTEXT).await_result()
-    got = {(one.frame, one.key["day"]): one.lazy().collect().item() for one in result}
+    got = {(one.frame, (one.key or {})["day"]): one.lazy().collect().item() for one in result}
     assert got == {(0, "mon"): 4, (0, "tue"): 2, (1, "mon"): 40, (1, "tue"): 20}
 
 
 def test_some_fail_and_the_rest_go_on_and_a_retry_runs_only_those(tmp_path: Path) -> None:
     source = tmp_path / "later.parquet"
-    frames = [pl.LazyFrame({"n": [n]}) for n in range(8)] + [pl.scan_parquet(source), pl.scan_parquet(source).select("n")]
+    frames = [pl.LazyFrame({"n": [n]}) for n in range(8)] + [
+        pl.scan_parquet(source),
+        pl.scan_parquet(source).select("n"),
+    ]
     in_progress = pc.spawn_many(frames, context=CONTEXT)
     with pytest.raises(pc.QueriesFailed) as caught:
         in_progress.await_result()

@@ -4,12 +4,11 @@ import warnings
 from datetime import date
 from pathlib import Path
 
+import frazil as pc
 import polars as pl
 import pytest
 from conftest import Installation
 from polars.testing import assert_frame_equal
-
-import frazil as pc
 
 pytestmark = pytest.mark.usefixtures("installation")
 
@@ -43,7 +42,9 @@ def test_the_announcement_as_written(lineitem: Path, tmp_path: Path) -> None:
     [("parquet", pl.read_parquet), ("csv", pl.read_csv), ("ipc", pl.read_ipc), ("ndjson", pl.read_ndjson)],
 )
 def test_every_format_to_a_file(lineitem: Path, tmp_path: Path, form: str, read) -> None:
-    query = pl.scan_parquet(lineitem).select("l_orderkey", pl.col("l_quantity").cast(pl.Float64), "l_comment").head(1000)
+    query = (
+        pl.scan_parquet(lineitem).select("l_orderkey", pl.col("l_quantity").cast(pl.Float64), "l_comment").head(1000)
+    )
     path = tmp_path / f"out.{form}"
     remote = query.remote(CONTEXT)
     result = getattr(remote, f"sink_{form}")(str(path)).await_result()
@@ -96,8 +97,8 @@ def test_prints_and_warnings_of_user_code_arrive(capfd: pytest.CaptureFixture[st
         return value
 
     query = pl.LazyFrame({"a": [5]}).select(pl.col("a").map_elements(chatty, return_dtype=pl.Int64))
+    in_progress = query.remote(CONTEXT).execute()
     with pytest.warns(RuntimeWarning, match="this is odd"):
-        in_progress = query.remote(CONTEXT).execute()
         in_progress.await_result()
     assert "saw 5" in capfd.readouterr().out
     assert "saw 5" in [line.text for line in in_progress.logs()]
@@ -108,7 +109,7 @@ def test_environment_packages_and_seed_reach_the_engine() -> None:
         import os
         import random
 
-        import humanize
+        import humanize  # pyright: ignore[reportMissingImports]
 
         return f"{os.environ['GREETING']} {random.random()} {humanize.intcomma(1234567)}"
 
@@ -118,7 +119,7 @@ def test_environment_packages_and_seed_reach_the_engine() -> None:
 
     random.seed(42)
     expected = f"hello {random.random()} 1,234,567"
-    assert query.remote(context, seed=42).collect().item() == expected
+    assert pc.remote(query, context, seed=42).collect().item() == expected
 
 
 def test_relative_paths_mean_the_callers_directory(lineitem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,13 +134,15 @@ def test_the_same_handle_in_another_process(installation: Installation, lineitem
 
     in_progress = announcement(lineitem).remote(CONTEXT).execute()
     script = f"import frazil as pc; print(pc.job({in_progress.id!r}).await_result().rows)"
-    done = subprocess.run([sys.executable, "-c", script], env=installation.environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=installation.environment(), capture_output=True, text=True
+    )
     assert done.stdout.strip() == str(announcement(lineitem).collect().height), done.stderr
 
 
 def test_what_is_not_offered_is_refused_by_name() -> None:
     lf = pl.LazyFrame({"a": [1]})
-    with pytest.raises(pc.NotAvailable, match="[Dd]istributed"):
+    with pytest.raises(pc.NotAvailable, match="istributed"):
         lf.remote(CONTEXT).distributed().write_parquet().await_result()
     with pytest.raises(pc.NotAvailable, match="GPU"):
         lf.remote(pc.ComputeContext(cpus=1, memory=1, gpus=1)).execute().await_result()

@@ -17,6 +17,7 @@ def double(value):
 
 lf = pl.LazyFrame({"day": ["a", "b", "a"], "v": [1, 2, 3]})
 ctx = pc.ComputeContext(cpus=1, memory=2)
+frames = [lf.select(pl.sum("v") * n) for n in range(3)]
 udf = lf.select(pl.col("v").map_elements(double, return_dtype=pl.Int64).sum())
 out = {
     "polars": pl.__version__,
@@ -27,7 +28,7 @@ out = {
         (one.key["day"], one.lazy().collect().item())
         for one in lf.select(pl.sum("v")).remote(ctx).partition_by("day").execute().await_result()
     ),
-    "many": [one.lazy().collect().item() for one in pc.spawn_many([lf.select(pl.sum("v") * n) for n in range(3)], context=ctx).await_result()],
+    "many": [one.lazy().collect().item() for one in pc.spawn_many(frames, context=ctx).await_result()],
 }
 print(json.dumps(out))
 """
