@@ -193,7 +193,8 @@ export const Job = z.object({
     format: OutputFormat,
     destination: z.string().nullable(),
     mode: OutputMode,
-    options: z.record(z.string(), z.json()),
+    // Any JSON; not z.json(), a recursive schema that the OpenAPI document can't be made from.
+    options: z.record(z.string(), z.unknown()),
   }),
   partitionBy: z.array(z.string()).nullable(),
   priority: z.int(),

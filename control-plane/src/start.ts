@@ -57,6 +57,7 @@ export async function startControlPlane(config: Config, clouds: readonly Cloud[]
   const flow: Deps = { ...base, dispatcher };
   changes.onAny((topic) => {
     if (topic.startsWith("room:")) dispatcher.wake(topic.slice("room:".length));
+    if (topic.startsWith("cancel:")) dispatcher.cancel(topic.slice("cancel:".length));
   });
   const deps: AppDeps = {
     ...flow,

@@ -1,4 +1,4 @@
-import { type Cluster, type Job, ProblemDocument, type SubmitJob, type Task, type TaskResult } from "@frazil/contracts";
+import { type Cluster, type Job, ProblemDocument, type Task, type TaskResult } from "@frazil/contracts";
 
 export interface Answer<T = unknown> {
   readonly status: number;
@@ -52,7 +52,7 @@ export function openApi(address: string, token: string | undefined): Api {
           ...(body === undefined ? {} : { "content-type": "application/json" }),
           ...options.headers,
         },
-        ...(body === undefined ? {} : { body: raw ? (body as BodyInit) : JSON.stringify(body) }),
+        ...(body === undefined ? {} : { body: raw ? (body as string) : JSON.stringify(body) }),
         ...(body instanceof ReadableStream ? { duplex: "half" } : {}),
         signal: options.signal ?? AbortSignal.timeout(REQUEST_WITHIN_MS),
       } as RequestInit);
@@ -112,5 +112,3 @@ export function problemOf(answer: Answer): ProblemDocument {
     throw new Error(`not a problem document: ${answer.status} ${JSON.stringify(answer.body)}`);
   return problem;
 }
-
-export type { SubmitJob };

@@ -2,16 +2,19 @@ import { randomBytes } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Cluster } from "@frazil/contracts";
+import type { Cluster, Job } from "@frazil/contracts";
 import { bootstrap, type Config, type ControlPlane, startControlPlane } from "@frazil/control-plane";
 import { Pool } from "pg";
 import { pino } from "pino";
 import { type Api, openApi } from "./api.ts";
 import { createDatabase, type TestDatabase } from "./databases.ts";
 import { type FakeCloud, makeFakeCloud } from "./fake-cloud.ts";
-import { type FakeNode, startFakeNode } from "./fake-node.ts";
+import { type FakeNode, type LeasedRun, startFakeNode } from "./fake-node.ts";
 import { redisUrl } from "./redis.ts";
-import { SHAPE } from "./submissions.ts";
+import { oneQuery, SHAPE, type SpecInput } from "./submissions.ts";
+
+/** Fake nodes send no heartbeats of their own: nothing lapses unless a test makes it. */
+const LEASE_TTL_TEST_MS = 300_000;
 
 export interface TestOptions {
   /** Where BullMQ keeps its messages: Postgres by default; a URL for a Redis of the test's own choice. */
@@ -38,10 +41,25 @@ export interface TestControlPlane {
   readonly nobody: Api;
   /** Every line of the log, as JSON text. */
   readonly logLines: string[];
+  /** Brings a step forward that the reconciler would run a little later anyway. */
+  hurry(step: Parameters<ControlPlane["deps"]["queue"]["send"]>[0], id: string): void;
   sql<Row>(text: string, values?: readonly unknown[]): Promise<Row[]>;
+  /** Another transaction has locked the job's row, until it is released. */
+  holdJob(jobId: string): Promise<{ release(): Promise<void> }>;
   /** A cluster that is ready, with its nodes connected. */
-  warmCluster(over?: WarmOptions): Promise<{ clusterId: string; nodes: FakeNode[]; node: FakeNode }>;
+  warmCluster(over?: WarmOptions): Promise<WarmCluster>;
   close(): Promise<void>;
+}
+
+export interface WarmCluster {
+  readonly clusterId: string;
+  readonly nodes: FakeNode[];
+  /** The first of them. */
+  readonly node: FakeNode;
+  /** Submits a query to this very cluster. */
+  submit(over?: Partial<SpecInput>, options?: { content?: string; waitSeconds?: number }): Promise<Job>;
+  /** Submits, and takes the run on the first node. */
+  submitAndTake(over?: Partial<SpecInput>): Promise<LeasedRun & { job: Job }>;
 }
 
 export interface WarmOptions {
@@ -66,7 +84,7 @@ export async function startTestControlPlane(options: TestOptions = {}): Promise<
     key: beside?.config.key ?? randomBytes(32),
     publicAddress: undefined,
     logLevel: "debug",
-    leaseTtlMs: options.leaseTtlMs,
+    leaseTtlMs: options.leaseTtlMs ?? LEASE_TTL_TEST_MS,
     localNodesMax: 64,
     bootstrap: undefined,
   };
@@ -94,8 +112,20 @@ export async function startTestControlPlane(options: TestOptions = {}): Promise<
     stranger: openApi(plane.address, others.token),
     nobody: openApi(plane.address, undefined),
     logLines,
+    hurry: (step, id) => plane.deps.queue.send(step, id),
     sql: async <Row>(text: string, values: readonly unknown[] = []) =>
       (await pool.query(text, [...values])).rows as Row[],
+    async holdJob(jobId) {
+      const client = await pool.connect();
+      await client.query("BEGIN");
+      await client.query("SELECT 1 FROM jobs WHERE id = $1 FOR UPDATE", [jobId]);
+      return {
+        async release() {
+          await client.query("COMMIT");
+          client.release();
+        },
+      };
+    },
     async warmCluster(over = {}) {
       const warm = await startCluster(over.api ?? api, cloud, over);
       open.push(...warm.nodes);
@@ -118,16 +148,31 @@ async function redisOf(queue: TestOptions["queue"]): Promise<string | undefined>
   return queue === "redis" ? redisUrl() : undefined;
 }
 
-async function startCluster(api: Api, cloud: FakeCloud, over: WarmOptions) {
-  const first = cloud.orders.length;
+let clustersMade = 0;
+
+async function startCluster(api: Api, cloud: FakeCloud, over: WarmOptions): Promise<WarmCluster> {
   const size = over.clusterSize ?? 1;
-  const context = { ...SHAPE, cpus: over.cpus ?? SHAPE.cpus, clusterSize: size };
+  // Each cluster has a shape of its own, so that no job of another test is placed on it.
+  const memoryGiB = 1 + ++clustersMade / 1_000;
+  const context = { cpus: over.cpus ?? SHAPE.cpus, memoryGiB, clusterSize: size };
   const { id } = await api.post<Cluster>("/v1/clusters", { context });
   const nodes: FakeNode[] = [];
-  for (let at = 0; at < size; at++) nodes.push(await startFakeNode(await cloud.order(first + at)));
+  for (let at = 0; at < size; at++) nodes.push(await startFakeNode(await cloud.orderOf(id, at)));
   const cluster = await api.get<Cluster>(`/v1/clusters/${id}/wait?timeout=20`);
   if (cluster.status !== "ready") throw new Error(`cluster ${id} is ${cluster.status}`);
-  return { clusterId: id as string, nodes, node: nodes[0] as FakeNode };
+  const node = nodes[0] as FakeNode;
+  const submit: WarmCluster["submit"] = (spec, options = {}) =>
+    api.submit(oneQuery({ context: null, clusterId: id, ...spec }, options.content), options);
+  return {
+    clusterId: id,
+    nodes,
+    node,
+    submit,
+    async submitAndTake(spec) {
+      const job = await submit(spec);
+      return { job, ...(await node.takeRun()) };
+    },
+  };
 }
 
 async function countDeadlocks(pool: Pool): Promise<number> {

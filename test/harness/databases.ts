@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import { setTimeout as delay } from "node:timers/promises";
 import { Client } from "pg";
 import { inject } from "vitest";
 
@@ -21,7 +22,25 @@ export async function createDatabase(): Promise<TestDatabase> {
   const server = inject("postgresUrl");
   const name = `test_${randomBytes(8).toString("hex")}`;
   await runSql(server, `CREATE DATABASE ${name} TEMPLATE ${TEMPLATE_DATABASE}`);
-  return { url: withDatabase(server, name), drop: () => runSql(server, `DROP DATABASE ${name} WITH (FORCE)`) };
+  return { url: withDatabase(server, name), drop: () => dropDatabase(server, name) };
+}
+
+const IN_USE = "55006";
+const LEAVE_LIMIT_MS = 3_000;
+const POLL_MS = 20;
+
+/** Connections that are being closed get a moment: one that is cut instead makes its owner's process fail. */
+async function dropDatabase(server: string, name: string): Promise<void> {
+  const deadlineAt = performance.now() + LEAVE_LIMIT_MS;
+  while (performance.now() < deadlineAt) {
+    try {
+      return await runSql(server, `DROP DATABASE ${name}`);
+    } catch (error) {
+      if ((error as { code?: string }).code !== IN_USE) throw error;
+      await delay(POLL_MS);
+    }
+  }
+  await runSql(server, `DROP DATABASE ${name} WITH (FORCE)`);
 }
 
 export function withDatabase(url: string, database: string): string {

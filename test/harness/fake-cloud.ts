@@ -17,8 +17,9 @@ export interface FakeCloud extends Cloud {
   drainsAtOnce: boolean;
   /** The machine is gone, as after a spot interruption. */
   lose(nodeId: string): void;
-  /** The order with this number (from 0), once it was made. */
+  /** The order with this number (from 0), of all or of one cluster, once it was made. */
   order(number: number): Promise<NodeOrder>;
+  orderOf(clusterId: string, number: number): Promise<NodeOrder>;
 }
 
 export function makeFakeCloud(name = "local"): FakeCloud {
@@ -33,6 +34,11 @@ export function makeFakeCloud(name = "local"): FakeCloud {
     drainsAtOnce: true,
     lose: (nodeId) => void cloud.alive.delete(nodeId),
     order: (number) => waitUntil(`node ${number} is ordered`, () => cloud.orders[number]),
+    orderOf: (clusterId, number) =>
+      waitUntil(
+        `node ${number} of ${clusterId} is ordered`,
+        () => cloud.orders.filter((order) => order.clusterId === clusterId)[number],
+      ),
     refusal: () => cloud.refusalText,
     async createNode(order) {
       const answer = await cloud.answerOrder?.(order);

@@ -1,3 +1,4 @@
+import { once } from "node:events";
 import {
   type AttemptRef,
   type FromNode,
@@ -42,7 +43,8 @@ export interface FakeNode {
   /** The first leased run that was not taken yet; what comes by reference is fetched. */
   takeRun(deadlineMs?: number): Promise<LeasedRun>;
   /** Runs that wait to be taken. */
-  readonly runs: LeasedRun[];
+  readonly waitingRuns: readonly LeasedRun[];
+  onRun(listener: () => void): () => void;
   start(tasks: readonly AttemptRef[]): void;
   /** Reports the end of an attempt and returns whether it was accepted. */
   finish(task: AttemptRef, outcome: Outcome): Promise<boolean>;
@@ -83,76 +85,132 @@ export async function startFakeNode(order: NodeOrder): Promise<FakeNode> {
   return node;
 }
 
-export function makeFakeNode(address: string, id: string, token: string): FakeNode {
-  const api = openApi(address, token);
+/** What came over a node's connection, and was not taken yet. */
+function makeInbox(id: string, api: Api) {
   const received: ToNode[] = [];
-  const untaken: ToNode[] = [];
-  const runs: LeasedRun[] = [];
-  const faults: string[] = [];
-  let socket: WebSocket | undefined;
-
+  const messages = makeShelf<ToNode>();
+  const runs = makeShelf<LeasedRun>();
   const keepBatch = ({ template, runs: leased }: LeaseBatch) => {
-    for (const run of leased) runs.push({ run, template, task: run.tasks[0] as TaskRef });
-  };
-  const receiveFrame = async (data: Buffer) => {
-    // The agent would cut the connection at a larger one.
-    if (data.length > NODE_MESSAGE_BYTES_MAX) faults.push(`a message of ${data.length} bytes came`);
-    await receive(ToNode.parse(JSON.parse(data.toString("utf8"))));
-  };
-  const sendByHttp = (message: FromNode) => {
-    const fail = (error: Error) => void faults.push(error.message);
-    api
-      .post("/v1/agent/messages", { messages: [message] })
-      .then((answer) => Promise.all(Acknowledgements.parse(answer).messages.map(receive)))
-      .catch(fail);
+    for (const run of leased) runs.put({ run, template, task: run.tasks[0] as TaskRef });
   };
   const receive = async (message: ToNode) => {
     received.push(message);
-    untaken.push(message);
+    messages.put(message);
     if (message.type === "lease") keepBatch(message.batch);
     if (message.type !== "lease_by_reference") return;
     const { batches } = Leases.parse(await api.post("/v1/agent/leases", { tasks: message.tasks }));
     for (const batch of batches) keepBatch(batch);
   };
-  const takeFrom = async <T>(what: string, list: T[], matches: (item: T) => boolean, deadlineMs?: number): Promise<T> =>
-    waitUntil(
-      `node ${id} gets ${what}`,
-      () => {
-        if (faults.length > 0) throw new Error(faults.join("; "));
-        const at = list.findIndex(matches);
-        return at === -1 ? undefined : (list.splice(at, 1)[0] as T & object);
-      },
-      deadlineMs,
-    ) as Promise<T>;
+  const fail = (error: Error) => {
+    for (const shelf of [messages, runs]) shelf.fail(new Error(`node ${id}: ${error.message}`));
+  };
+  return {
+    received,
+    fail,
+    receive: (message: ToNode) => void receive(message).catch(fail),
+    receiveFrame(data: Buffer) {
+      // The agent would cut the connection at a larger one.
+      if (data.length > NODE_MESSAGE_BYTES_MAX) fail(new Error(`a message of ${data.length} bytes came`));
+      receive(ToNode.parse(JSON.parse(data.toString("utf8")))).catch(fail);
+    },
+    takeMessage: (what: string, matches: (message: ToNode) => boolean, deadlineMs?: number) =>
+      messages.take(`node ${id} gets ${what}`, matches, deadlineMs),
+    takeRun: (deadlineMs?: number) => runs.take(`node ${id} gets a run`, () => true, deadlineMs),
+    waitingRuns: runs.items,
+    onRun: runs.onPut,
+  };
+}
 
+const TAKE_DEADLINE_MS = 10_000;
+
+/** Things that come one by one, each to be taken once, in any order. */
+function makeShelf<T>() {
+  interface Taker {
+    readonly matches: (item: T) => boolean;
+    readonly resolve: (item: T) => void;
+    readonly reject: (error: Error) => void;
+  }
+  const items: T[] = [];
+  const takers = new Set<Taker>();
+  const listeners = new Set<() => void>();
+  let fault: Error | undefined;
+  return {
+    items: items as readonly T[],
+    put(item: T) {
+      const taker = [...takers].find((one) => one.matches(item));
+      if (taker === undefined) items.push(item);
+      else taker.resolve(item);
+      for (const listener of listeners) listener();
+    },
+    onPut(listener: () => void): () => void {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+    fail(error: Error) {
+      fault = error;
+      for (const taker of takers) taker.reject(error);
+    },
+    take(what: string, matches: (item: T) => boolean, deadlineMs = TAKE_DEADLINE_MS): Promise<T> {
+      return new Promise((resolve, reject) => {
+        if (fault !== undefined) return reject(fault);
+        const at = items.findIndex(matches);
+        if (at !== -1) return resolve(items.splice(at, 1)[0] as T);
+        const end = () => {
+          clearTimeout(timer);
+          takers.delete(taker);
+        };
+        const taker: Taker = {
+          matches,
+          resolve(item) {
+            end();
+            resolve(item);
+          },
+          reject(error) {
+            end();
+            reject(error);
+          },
+        };
+        const late = () => taker.reject(new Error(`waited ${deadlineMs} ms in vain until ${what}`));
+        const timer = setTimeout(late, deadlineMs);
+        takers.add(taker);
+      });
+    },
+  };
+}
+
+export function makeFakeNode(address: string, id: string, token: string): FakeNode {
+  const api = openApi(address, token);
+  const inbox = makeInbox(id, api);
+  let socket: WebSocket | undefined;
   const node: FakeNode = {
     id,
     token,
     api,
-    received,
-    runs,
+    received: inbox.received,
+    waitingRuns: inbox.waitingRuns,
+    onRun: inbox.onRun,
     isOpen: () => socket?.readyState === WebSocket.OPEN,
     send(message) {
       const text = JSON.stringify(message);
-      if (Buffer.byteLength(text) > NODE_MESSAGE_BYTES_MAX) return sendByHttp(message);
+      if (Buffer.byteLength(text) > NODE_MESSAGE_BYTES_MAX) return sendByHttp(api, inbox, message);
       if (!node.isOpen()) throw new Error(`node ${id} is not connected`);
       socket?.send(text);
     },
     take: async (type, deadlineMs) =>
-      (await takeFrom(`a ${type}`, untaken, (message) => message.type === type, deadlineMs)) as never,
-    takeRun: (deadlineMs) => takeFrom("a run", runs, () => true, deadlineMs),
+      (await inbox.takeMessage(`a ${type}`, (message) => message.type === type, deadlineMs)) as never,
+    takeRun: inbox.takeRun,
     start: (tasks) => node.send({ type: "started", tasks: tasks.map(refOf) }),
     async finish(task, outcome) {
       const ref = refOf(task);
       node.send({ type: "finished", ...ref, outcome, usage: USAGE, openedPython: false });
-      const answer = await takeFrom("a recorded", untaken, (one) => one.type === "recorded" && isSame(one, ref));
+      const answer = await inbox.takeMessage("a recorded", (one) => one.type === "recorded" && isSame(one, ref));
       return answer.type === "recorded" && answer.accepted;
     },
     async stage(task, manifest = { parts: "a" }) {
       const ref = refOf(task);
       node.send({ type: "staged", ...ref, manifest });
       const isAnswer = (one: ToNode) => (one.type === "publish" || one.type === "abandon") && isSame(one, ref);
-      return (await takeFrom("an answer to staged", untaken, isAnswer)).type as "publish" | "abandon";
+      return (await inbox.takeMessage("an answer to staged", isAnswer)).type as "publish" | "abandon";
     },
     async beat(holding) {
       node.send({ type: "heartbeat", holding: holding.map(refOf), cpuPercent: 1, memoryBytes: 1 });
@@ -169,23 +227,33 @@ export function makeFakeNode(address: string, id: string, token: string): FakeNo
     },
     async reconnect(holding = []) {
       socket?.terminate();
-      socket = new WebSocket(`${address.replace(/^http/, "ws")}/v1/agent/connect`, {
-        headers: { authorization: `Bearer ${token}` },
-        perMessageDeflate: false,
-      });
-      socket.on("error", (error) => faults.push(error.message));
-      socket.on("message", (data) => {
-        receiveFrame(data as Buffer).catch((error: Error) => faults.push(error.message));
-      });
-      await waitUntil(`node ${id} is connected`, () => {
-        if (faults.length > 0) throw new Error(faults.join("; "));
-        return node.isOpen();
-      });
+      socket = await connect(address, token, inbox);
       node.send({ type: "hello", holding: holding.map(refOf) });
       await node.take("welcome");
     },
   };
   return node;
+}
+
+async function connect(address: string, token: string, inbox: ReturnType<typeof makeInbox>): Promise<WebSocket> {
+  const socket = new WebSocket(`${address.replace(/^http/, "ws")}/v1/agent/connect`, {
+    headers: { authorization: `Bearer ${token}` },
+    perMessageDeflate: false,
+  });
+  socket.on("message", (data) => inbox.receiveFrame(data as Buffer));
+  await once(socket, "open");
+  socket.on("error", inbox.fail);
+  return socket;
+}
+
+/** As an agent does with what is too large for a frame. */
+function sendByHttp(api: Api, inbox: ReturnType<typeof makeInbox>, message: FromNode): void {
+  api
+    .post("/v1/agent/messages", { messages: [message] })
+    .then((answer) => {
+      for (const one of Acknowledgements.parse(answer).messages) inbox.receive(one);
+    })
+    .catch(inbox.fail);
 }
 
 const refOf = ({ taskId, attempt }: AttemptRef): AttemptRef => ({ taskId, attempt });
@@ -196,22 +264,22 @@ export type Answerer = (task: TaskRef, leased: LeasedRun) => Outcome | Promise<O
 /** Lets a node do all that it is given until the test ends it: starts each run, answers for each of its tasks. */
 export function letWork(node: FakeNode, answer: Answerer): { readonly done: LeasedRun[]; stop(): Promise<void> } {
   const done: LeasedRun[] = [];
-  let stopped = false;
-  const work = async () => {
-    while (!stopped) {
-      const leased = await waitUntil("there is a run, or the node stops", () => node.runs.shift() ?? stopped, 120_000);
-      if (leased === true) return;
-      node.start(leased.run.tasks);
-      for (const task of leased.run.tasks) await node.finish(task, await answer(task, leased));
-      done.push(leased);
-    }
+  const finishing: Promise<unknown>[] = [];
+  const work = async (leased: LeasedRun) => {
+    node.start(leased.run.tasks);
+    await Promise.all(leased.run.tasks.map(async (task) => node.finish(task, await answer(task, leased))));
+    done.push(leased);
   };
-  const working = work();
+  const takeAll = () => {
+    while (node.waitingRuns.length > 0) finishing.push(node.takeRun().then(work));
+  };
+  const stopListening = node.onRun(takeAll);
+  takeAll();
   return {
     done,
     async stop() {
-      stopped = true;
-      await working;
+      stopListening();
+      await Promise.all(finishing);
     },
   };
 }

@@ -1,7 +1,7 @@
 import {
   type ErrorCode,
   type ErrorInfo,
-  JobSpec,
+  type JobSpec,
   NodeLogLine,
   type Outcome,
   POLARS_RELEASES,
@@ -44,7 +44,7 @@ export function manyFrames(plans: readonly string[], frames: readonly number[], 
   const lines: unknown[] = [
     { line: "header", spec: specOf(over) },
     ...plans.map((content, number) => ({ line: "plan", number, plan: planOf(content) })),
-    { line: "frames", plans: frames } satisfies SubmitLine,
+    { line: "frames", plans: [...frames] } satisfies SubmitLine,
   ];
   return lines.map((line) => `${JSON.stringify(line)}\n`).join("");
 }

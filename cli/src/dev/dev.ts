@@ -19,6 +19,7 @@ interface DevFile {
   readonly pid: number;
 }
 
+const NODE_MAJOR_MIN = 22;
 const DEFAULT_PORT = 7420;
 const START_MS_MAX = 60_000;
 const STOP_MS_MAX = 12_000;
@@ -29,6 +30,12 @@ const PROVEN_MS = 30_000;
 
 /** Runs an installation on this machine until it is told to end: Postgres, the control plane, and nodes as processes. Resolves to the exit code. */
 export async function runDev(options: DevOptions): Promise<number> {
+  if (Number.parseInt(process.versions.node, 10) < NODE_MAJOR_MIN) {
+    process.stderr.write(
+      `pc dev needs Node ${NODE_MAJOR_MIN} or newer, this is ${process.version}. \`npm run dev\` in a clone brings its own.\n`,
+    );
+    return 1;
+  }
   const home = resolve(options.home ?? process.env.FRAZIL_HOME ?? join(homedir(), ".frazil"));
   mkdirSync(home, { recursive: true, mode: 0o700 });
   const first = await findRunning(home);

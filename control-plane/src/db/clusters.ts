@@ -117,6 +117,16 @@ export async function findDueClusters(sql: Sql, statuses: readonly ClusterStatus
   return rows.map((row) => row.id);
 }
 
+/** Clusters that are gone and still have an open job: it came as they ended. */
+export async function findDeserted(sql: Sql, limit: number): Promise<string[]> {
+  const rows = await sql.query<{ id: string }>({
+    text: `SELECT DISTINCT c.id FROM jobs j JOIN clusters c ON c.id = j.cluster_id
+      WHERE j.status IN ('queued', 'running') AND c.status = 'terminated' LIMIT $1`,
+    values: [limit],
+  });
+  return rows.map((row) => row.id);
+}
+
 /** Ready clusters without an open job for longer than their idle timeout. */
 export async function findIdleClusters(sql: Sql, limit: number): Promise<string[]> {
   const rows = await sql.query<{ id: string }>({

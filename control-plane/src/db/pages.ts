@@ -53,7 +53,7 @@ export async function pageTasks(
   const rows = await prisma.task.findMany({
     where: {
       jobId,
-      kind: { not: "split" },
+      OR: [{ kind: { not: "split" } }, { status: { in: ["failed", "cancelled"] } }],
       ordinal: { gt: BigInt(after) },
       ...(status === undefined ? {} : { status }),
     },

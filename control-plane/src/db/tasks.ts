@@ -381,13 +381,20 @@ export async function cancelTasks(sql: Sql, jobId: string): Promise<CancelledTas
   });
 }
 
-/** Fails every queued task of a job that no node will ever take. */
-export async function failQueued(sql: Sql, jobId: string, error: ErrorInfo): Promise<{ kind: TaskKind }[]> {
-  return sql.query<{ kind: TaskKind }>({
-    text: `WITH t AS (UPDATE tasks SET status = 'failed', error = $2, finished_at = now() WHERE job_id = $1 AND status = 'queued' RETURNING *),
-      event AS (INSERT INTO events (workspace_id, job_id, task_id, event) SELECT workspace_id, job_id, id, 'fail' FROM t)
-      SELECT kind FROM t`,
-    values: [jobId, JSON.stringify(error)],
+/** Fails every task of a job that no node will ever take, or whose node is being ended; not those that a node is publishing. */
+export async function failOpen(sql: Sql, jobId: string, error: ErrorInfo): Promise<CancelledTask[]> {
+  return sql.query<CancelledTask>({
+    text: `WITH open AS (
+        SELECT id, node_id FROM tasks WHERE job_id = $1 AND (status = 'queued' OR status = ANY($3) AND manifest IS NULL) ORDER BY id FOR UPDATE
+      ), t AS (
+        UPDATE tasks SET status = $4, node_id = NULL, lease_expires_at = NULL, error = $2, finished_at = now(), phase = NULL FROM open
+        WHERE tasks.id = open.id RETURNING tasks.id, tasks.job_id, tasks.workspace_id, tasks.attempt, tasks.kind, open.node_id
+      ), tried AS (
+        UPDATE attempts SET status = 'failed', finished_at = now(), error = $2 FROM t
+        WHERE attempts.task_id = t.id AND attempts.number = t.attempt AND t.node_id IS NOT NULL
+      ), event AS (INSERT INTO events (workspace_id, job_id, task_id, event) SELECT workspace_id, job_id, id, 'fail' FROM t)
+      SELECT id, attempt, kind, node_id FROM t`,
+    values: [jobId, JSON.stringify(error), sources(TASK, "cancel"), target(TASK, "fail")],
   });
 }
 

@@ -49,4 +49,10 @@ describe("a submission", () => {
     expect(codeOf(() => checkSpec(spec({ output: { destination: "s3://bucket/x/" } })))).toBeUndefined();
     expect(codeOf(() => checkSpec(spec({ output: { destination: "/data/x" } })))).toBeUndefined();
   });
+
+  it("is refused when it has credentials among the options that everyone sees", () => {
+    const options = { compression: "zstd", storage_options: { key: "k" } };
+    expect(codeOf(() => checkSpec(spec({ output: { options } })))).toBe("invalid_request");
+    expect(codeOf(() => checkSpec(spec({ output: { options: { compression: "zstd" } } })))).toBeUndefined();
+  });
 });

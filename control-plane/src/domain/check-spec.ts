@@ -2,12 +2,22 @@ import { type JobSpec, POLARS_RELEASES, Problem, readPlanHeader, releasesOfHash 
 
 const SCHEMES = ["s3://", "s3a://", "gs://", "gcs://", "abfss://", "abfs://", "az://", "azure://", "adl://", "file://"];
 
+/** Arguments of Polars' sinks that carry secrets. */
+const CREDENTIAL_OPTIONS = ["storage_options", "credential_provider"];
+
 /** Refuses what this installation does not offer, by name, before anything is stored. */
 export function checkSpec(spec: JobSpec): void {
   if (spec.scaling === "distributed") {
     throw new Problem(
       "not_available",
       "Distributed queries are not offered by this installation yet; leave out .distributed(), or use partition_by or spawn_many.",
+    );
+  }
+  const credentials = CREDENTIAL_OPTIONS.find((name) => name in spec.output.options);
+  if (credentials !== undefined) {
+    throw new Problem(
+      "invalid_request",
+      `The output's options are shown to everyone in the workspace; give ${credentials} as storageOptions, which are kept encrypted.`,
     );
   }
   const { destination } = spec.output;

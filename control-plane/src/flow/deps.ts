@@ -51,4 +51,6 @@ export const topics = {
   cluster: (clusterId: string) => `cluster:${clusterId}`,
   /** Something became leasable in a cluster. */
   room: (clusterId: string) => `room:${clusterId}`,
+  /** Attempts of this job that are on nodes were ended. */
+  cancel: (jobId: string) => `cancel:${jobId}`,
 };

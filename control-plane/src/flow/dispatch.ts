@@ -21,6 +21,10 @@ export interface Link {
 }
 
 const keyOf = (attempt: AttemptRef) => `${attempt.taskId}#${attempt.attempt}`;
+function attemptOf(key: string): AttemptRef {
+  const [taskId = "", attempt] = key.split("#");
+  return { taskId, attempt: Number(attempt) };
+}
 
 interface HeldRun {
   readonly jobId: string;
@@ -45,8 +49,8 @@ export interface Dispatcher {
   keep(nodeId: string, holding: readonly AttemptRef[]): void;
   /** An attempt's slots are free again. */
   release(nodeId: string, attempt: AttemptRef, taskMs: number | undefined): void;
-  /** Tells the nodes that are connected here to stop these attempts. */
-  cancel(attempts: readonly (AttemptRef & { nodeId: string })[]): void;
+  /** Attempts of this job were ended, maybe by another process: tells the nodes that are connected here to stop those that they have. */
+  cancel(jobId: string): void;
   wake(clusterId: string): void;
   /** Keeps an empty node for a task that takes a whole one and is about to be inserted, unless others wait for the cluster. */
   claim(wanted: { workspaceId: string; shapeHash: string; clusterId: string | null }): Claim | undefined;
@@ -96,7 +100,9 @@ export function makeDispatcher(deps: DispatchDeps): Dispatcher {
     forget: (nodeId) => void links.delete(nodeId),
     keep: (nodeId, holding) => keep(state, nodeId, holding),
     release: (nodeId, attempt, ms) => release(state, nodeId, attempt, ms),
-    cancel: (attempts) => cancel(state, attempts),
+    cancel(jobId) {
+      cancel(state, jobId).catch((error) => deps.log.error({ err: error, job: jobId }, "could not tell of a cancel"));
+    },
     wake: (clusterId) => wake(state, clusterId),
     claim: (wanted) => claim(state, wanted),
     deliver: (claimed, task, template) => deliver(state, claimed, task, template),
@@ -232,11 +238,13 @@ function keep(state: State, nodeId: string, holding: readonly AttemptRef[]): voi
   if (gone.length > 0) wake(state, linkState.link.clusterId);
 }
 
-function cancel(state: State, attempts: readonly (AttemptRef & { nodeId: string })[]): void {
-  for (const [nodeId, ofNode] of Map.groupBy(attempts, (attempt) => attempt.nodeId)) {
-    const tasks = ofNode.map(({ taskId, attempt }) => ({ taskId, attempt }));
-    for (let at = 0; at < tasks.length; at += CANCELS_PER_MESSAGE_MAX) {
-      state.links.get(nodeId)?.link.send({ type: "cancel", tasks: tasks.slice(at, at + CANCELS_PER_MESSAGE_MAX) });
+async function cancel(state: State, jobId: string): Promise<void> {
+  const { deps } = state;
+  for (const { link, held } of state.links.values()) {
+    const ours = [...held].flatMap(([key, run]) => (run.jobId === jobId ? [attemptOf(key)] : []));
+    const ended = await deps.db.tasks.renewLeases(deps.pool, link.nodeId, ours, deps.settings.leaseTtlMs);
+    for (let at = 0; at < ended.length; at += CANCELS_PER_MESSAGE_MAX) {
+      link.send({ type: "cancel", tasks: ended.slice(at, at + CANCELS_PER_MESSAGE_MAX) });
     }
   }
 }

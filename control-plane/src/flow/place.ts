@@ -174,11 +174,12 @@ export async function stopIdle(deps: Deps, clusterId: string): Promise<void> {
   deps.queue.send("stop", clusterId);
 }
 
-/** Step: ends the nodes of a stopping cluster; `terminated` only when the cloud no longer has one. */
+/** Step: ends the nodes of a stopping cluster; `terminated` only when the cloud no longer has one. A job that came just then is moved away later still. */
 export async function tearDown(deps: Deps, clusterId: string): Promise<void> {
   const cluster = await deps.db.clusters.loadCluster(deps.pool, clusterId);
-  if (cluster === undefined || cluster.status !== "stopping") return;
+  if (cluster === undefined || (cluster.status !== "stopping" && cluster.status !== "terminated")) return;
   await moveJobsAway(deps, cluster);
+  if (cluster.status === "terminated") return;
   const cloud = cloudOf(deps, cluster.shape);
   const nodes = await deps.db.clusters.listNodes(deps.pool, clusterId);
   const alive = await cloud.listAlive(nodes.map(asMachine));

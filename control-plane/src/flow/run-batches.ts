@@ -45,12 +45,12 @@ export function batchOf(run: Run, template: RunTemplate, tasks: readonly LeasedT
 
 /** Packs runs into messages that fit a frame; one that does not fit alone goes by reference. Runs of one message share a split state. */
 export function messagesOf(runs: readonly Run[], template: RunTemplate, tasks: readonly LeasedTask[]): ToNode[] {
-  const limit = NODE_MESSAGE_BYTES_MAX - MESSAGE_OVERHEAD_BYTES - JSON.stringify(template).length;
+  const limit = NODE_MESSAGE_BYTES_MAX - MESSAGE_OVERHEAD_BYTES - bytesOf(template);
   const messages: ToNode[] = [];
   let packed: { runs: Run[]; bytes: number; splitState: string } | undefined;
   for (const run of runs) {
     const splitState = JSON.stringify(splitStateOf(run, tasks));
-    const bytes = JSON.stringify(run).length + splitState.length;
+    const bytes = bytesOf(run) + Buffer.byteLength(splitState);
     if (bytes > limit) {
       messages.push({
         type: "lease_by_reference",
@@ -69,6 +69,10 @@ export function messagesOf(runs: readonly Run[], template: RunTemplate, tasks: r
     packed.bytes += bytes;
   }
   return messages;
+}
+
+function bytesOf(value: unknown): number {
+  return Buffer.byteLength(JSON.stringify(value));
 }
 
 function splitStateOf(run: Run, tasks: readonly LeasedTask[]): RunTemplate["splitState"] {

@@ -22,7 +22,8 @@ export interface Settlement {
 /** What became of a batch, for those to be told after the commit. */
 export interface Settled {
   readonly jobs: readonly JobRow[];
-  readonly cancelled: readonly (AttemptKey & { nodeId: string })[];
+  /** Jobs of which attempts were ended that nodes are still at. */
+  readonly cancelled: readonly string[];
 }
 
 /** A lost or failed attempt: tried again, or failed, as the error table and the attempts left say. */
@@ -61,7 +62,7 @@ export async function settle(deps: SettleDeps, sql: Sql, settlements: readonly S
       .map((jobId) => deps.db.jobs.tallyJob(sql, tallyOf(jobId, byJob.get(jobId) as Settlement[]))),
   ]);
   const jobs: JobRow[] = [];
-  const cancelled: (AttemptKey & { nodeId: string })[] = [];
+  const cancelled: string[] = [];
   // Ends of jobs touch their clusters: in one order, by everyone.
   rows.sort((a, b) => ((a.cluster_id ?? "") < (b.cluster_id ?? "") ? -1 : 1));
   for (const row of rows) {
@@ -125,15 +126,16 @@ export async function cancelOpenTasks(deps: SettleDeps, sql: Sql, job: JobRow) {
     splitsDone: splits,
     added: splits,
   });
-  const cancelled = tasks.flatMap((task) =>
-    task.node_id === null ? [] : [{ taskId: task.id, attempt: task.attempt, nodeId: task.node_id }],
-  );
-  return { job: counted, cancelled };
+  return { job: counted, cancelled: isOnNodes(tasks) ? [job.id] : [] };
+}
+
+function isOnNodes(tasks: readonly { node_id: string | null }[]): boolean {
+  return tasks.some((task) => task.node_id !== null);
 }
 
 /** Tells nodes and waiters what a committed batch changed. */
 export function announceSettled(deps: SettleDeps, settled: Settled): void {
-  deps.dispatcher.cancel(settled.cancelled);
+  for (const jobId of settled.cancelled) deps.changes.notify(topics.cancel(jobId));
   for (const job of settled.jobs) {
     deps.changes.notify(topics.job(job.id));
     if (job.finished_at !== null) deps.changes.notify(topics.jobEnd(job.id));
@@ -186,11 +188,11 @@ async function settleLost(deps: SettleDeps, lock: (sql: Sql) => Promise<OpenTask
   if (settled !== undefined) announceSettled(deps, settled);
 }
 
-/** Ends a job for a reason that lies outside its tasks (its cluster can't be had): what is queued fails with it, what runs is stopped. */
+/** Ends a job for a reason that lies outside its tasks (its cluster can't be had): what is open of it fails, and what runs is stopped. */
 export async function endJobWithout(deps: SettleDeps, jobId: string, error: ErrorInfo): Promise<void> {
   const settled = await deps.pool.transact(async (sql): Promise<Settled> => {
     await deps.db.jobs.lockJob(sql, jobId);
-    const failed = await deps.db.tasks.failQueued(sql, jobId, error);
+    const failed = await deps.db.tasks.failOpen(sql, jobId, error);
     const splits = failed.filter((task) => task.kind === "split").length;
     const job = await deps.db.jobs.tallyJob(sql, {
       jobId,
@@ -200,8 +202,7 @@ export async function endJobWithout(deps: SettleDeps, jobId: string, error: Erro
       splitsDone: splits,
       added: splits,
     });
-    const stopped = await cancelOpenTasks(deps, sql, job);
-    return { jobs: [await deps.db.jobs.endJobIfDone(sql, stopped.job)], cancelled: stopped.cancelled };
+    return { jobs: [await deps.db.jobs.endJobIfDone(sql, job)], cancelled: isOnNodes(failed) ? [jobId] : [] };
   });
   announceSettled(deps, settled);
 }

@@ -41,7 +41,10 @@ export const STEPS = {
     everyMs: 2_000,
   },
   stop: {
-    find: (deps) => deps.db.clusters.findDueClusters(deps.pool, ["stopping"], FOUND_MAX),
+    find: async (deps) => [
+      ...(await deps.db.clusters.findDueClusters(deps.pool, ["stopping"], FOUND_MAX)),
+      ...(await deps.db.clusters.findDeserted(deps.pool, FOUND_MAX)),
+    ],
     run: tearDown,
     timeoutMs: 60_000,
     everyMs: 1_000,

@@ -1,4 +1,12 @@
-import { FromNode, JoinRequest, LOG_BATCH_LINES_MAX, NodeLogLine, PlanId, Problem } from "@frazil/contracts";
+import {
+  FromNode,
+  JoinRequest,
+  LOG_BATCH_LINES_MAX,
+  NodeLogLine,
+  PlanId,
+  Problem,
+  type ToNode,
+} from "@frazil/contracts";
 import { type Context, Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { z } from "zod";
@@ -34,7 +42,7 @@ export function agentRoutes(deps: NodeDeps): Hono<AppEnv> {
   const node = requireNode(deps);
   app.post("/v1/agent/messages", node, async (c) => {
     const { messages } = await readBody(c, Messages);
-    const answers = [];
+    const answers: ToNode[] = [];
     for (const message of messages) answers.push(...(await handleNodeMessage(deps, c.get("node"), message)));
     return c.json({ messages: answers });
   });

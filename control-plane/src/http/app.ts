@@ -9,7 +9,7 @@ import { clusterRoutes } from "./clusters.ts";
 import { eventRoutes } from "./events.ts";
 import { jobRoutes } from "./jobs.ts";
 import type { Metrics } from "./metrics.ts";
-import { newApp } from "./openapi.ts";
+import { newApp, registerProblem } from "./openapi.ts";
 import { answerProblem } from "./problems.ts";
 import type { HttpDeps } from "./reads.ts";
 
@@ -38,6 +38,7 @@ export function makeApp(deps: AppDeps): OpenAPIHono<AppEnv> {
   app.route("/", jobRoutes(deps));
   app.route("/", eventRoutes(deps));
   app.route("/", clusterRoutes(deps));
+  registerProblem(app);
   app.openAPIRegistry.registerComponent("securitySchemes", "token", {
     type: "http",
     scheme: "bearer",

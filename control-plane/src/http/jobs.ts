@@ -18,7 +18,17 @@ import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
 import { cancelJob } from "../flow/cancel.ts";
 import { retryJob } from "../flow/retry.ts";
 import type { AppEnv } from "./auth.ts";
-import { idCursor, jsonContent, newApp, numberCursor, PageQuery, problems, security, WaitSeconds } from "./openapi.ts";
+import {
+  idCursor,
+  jsonContent,
+  newApp,
+  numberCursor,
+  PageQuery,
+  problems,
+  registerSchema,
+  security,
+  WaitSeconds,
+} from "./openapi.ts";
 import { type HttpDeps, readJob, waitForJob } from "./reads.ts";
 import { readMany, readOne } from "./submission.ts";
 import { viewJob } from "./views.ts";
@@ -144,15 +154,10 @@ const retry = createRoute({
   responses: { 202: jsonContent(Job, "The new job"), ...problems(400, 404, 409) },
 });
 
-function describeInput(schema: z.ZodType) {
-  const { $schema: _, ...described } = z.toJSONSchema(schema, { io: "input" });
-  return described as unknown as Record<string, never>;
-}
-
 export function jobRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {
   const app = newApp();
-  app.openAPIRegistry.registerComponent("schemas", "SubmitJob", describeInput(SubmitJob));
-  app.openAPIRegistry.registerComponent("schemas", "SubmitLine", describeInput(SubmitLine));
+  registerSchema(app, "SubmitJob", SubmitJob);
+  registerSchema(app, "SubmitLine", SubmitLine);
   submissions(app, deps);
   lists(app, deps);
   app.openapi(get, async (c) => c.json(await readJob(deps, c.get("caller").workspaceId, c.req.valid("param").id), 200));

@@ -22,9 +22,27 @@ export function jsonContent<T extends z.ZodType>(schema: T, description: string)
   return { description, content: { "application/json": { schema } } };
 }
 
+/** A component of the document that routes name by `$ref`, as zod describes it; the definitions that it needs become components too. */
+export function registerSchema(app: OpenAPIHono<AppEnv>, name: string, schema: z.ZodType): void {
+  const { $schema: _, $defs = {}, ...described } = z.toJSONSchema(schema, { io: "input" });
+  const parts = {
+    [name]: described,
+    ...Object.fromEntries(Object.entries($defs).map(([id, part]) => [name + id, part])),
+  };
+  for (const [id, part] of Object.entries(parts)) {
+    const text = JSON.stringify(part).replaceAll("#/$defs/", `#/components/schemas/${name}`);
+    app.openAPIRegistry.registerComponent("schemas", id, JSON.parse(text));
+  }
+}
+
+const PROBLEM = "Problem";
+export function registerProblem(app: OpenAPIHono<AppEnv>): void {
+  registerSchema(app, PROBLEM, ProblemDocument);
+}
+
 const problemContent = (description: string) => ({
   description,
-  content: { "application/problem+json": { schema: ProblemDocument } },
+  content: { "application/problem+json": { schema: { $ref: `#/components/schemas/${PROBLEM}` } } },
 });
 
 /** The problems that a route may answer, by HTTP status. 401, 500 and 503 may come from every route that takes a token. */

@@ -23,7 +23,7 @@ export function problemOf(error: unknown): Problem {
       cause: error,
     });
   }
-  const { code, message } = error as { code?: unknown; message?: unknown };
+  const { code, message } = (error ?? {}) as { code?: unknown; message?: unknown };
   if (UNKEEPABLE_STATES.includes(String(code)) || (code === "22P02" && UNKEEPABLE_JSON.test(String(message)))) {
     return new Problem(
       "invalid_request",

@@ -125,7 +125,8 @@ async function readAll(body: ReadableStream<Uint8Array> | null, bytesMax: number
   return Buffer.concat(chunks);
 }
 
-async function* readLines(
+/** Lines of a body, which comes in pieces that don't respect them; everything is added to the digest. */
+export async function* readLines(
   body: ReadableStream<Uint8Array> | null,
   digest: ReturnType<typeof createHash>,
 ): AsyncGenerator<string> {

@@ -10,6 +10,12 @@ const CONCURRENCY = 8;
 const POSTGRES_CONNECTIONS_MAX = 6;
 const ATTEMPTS_MAX = 3;
 const BACKOFF_MS = 500;
+/** BullMQ waits for a Redis that is gone for as long as that takes. What it still holds is a hint only. */
+const CLOSE_MS_MAX = 2_000;
+const WARN_EVERY_MS = 5_000;
+/** What Postgres says when the queue's schema, tables or functions are not there. */
+const GONE_STATES = new Set(["3F000", "42P01", "42883"]);
+const REOPEN_MS = 1_000;
 /** Messages are hints: done and failed ones are of no use to anybody. */
 const KEPT = { removeOnComplete: true, removeOnFail: 100 };
 
@@ -26,40 +32,96 @@ export interface OpenQueue extends StepQueue {
 /** BullMQ on Redis when there is a REDIS_URL, on Postgres otherwise. The same messages, the same workers. */
 export function openQueue(config: { databaseUrl: string; redisUrl: string | undefined }, log: Logger): OpenQueue {
   const backend = config.redisUrl === undefined ? onPostgres(config.databaseUrl) : onRedis(config.redisUrl);
-  const queue = backend.makeQueue();
-  queue.on("error", (error) => log.warn({ err: error }, "queue"));
+  const warn = warnNowAndThen(log);
+  let consumer: Consumer | undefined;
   let worker: Worker | undefined;
+  let reopening: NodeJS.Timeout | undefined;
+  let isClosed = false;
+  let queue = makeQueue();
+
+  function makeQueue(): Queue {
+    const made = backend.makeQueue();
+    made.on("error", (error) => note(error, "queue", made === queue));
+    return made;
+  }
+  function makeWorker(): Worker | undefined {
+    if (consumer === undefined) return undefined;
+    const made = backend.makeWorker(consumer);
+    made.on("error", (error) => note(error, "queue worker", made === worker));
+    made.on("failed", (job, error) => log.warn({ err: error, message: job?.data }, "step failed"));
+    return made;
+  }
+  /** Whoever dropped the queue's schema left workers that fail without a pause: they end, and new ones make it anew. */
+  function note(error: Error, what: string, isCurrent: boolean): void {
+    warn(error, what);
+    const isGone = GONE_STATES.has(String((error as { code?: unknown }).code));
+    if (!isGone || !isCurrent || isClosed || reopening !== undefined) return;
+    const ended = [worker?.close(true), queue.close()];
+    Promise.all(ended).catch((cause: Error) => warn(cause, "could not close a queue that is gone"));
+    reopening = setTimeout(() => {
+      reopening = undefined;
+      queue = makeQueue();
+      worker = makeWorker();
+    }, REOPEN_MS);
+  }
   return {
     send(step, id) {
+      const sender = queue;
       // A message that is waiting already says the same thing; one that is being worked on may have looked too early, so this one must stay.
-      queue
+      sender
         .add(
           step,
           { step, id },
           { ...KEPT, attempts: ATTEMPTS_MAX, backoff: { type: "exponential", delay: BACKOFF_MS } },
         )
         .catch((error: Error) =>
-          log.warn({ err: error, step, id }, "the queue did not take a message; the reconciler will find it"),
+          note(error, "the queue did not take a message; the reconciler will find it", sender === queue),
         );
     },
     consume(run) {
-      worker = backend.makeWorker(async (data) => {
+      consumer = async (data) => {
         const { step, id } = StepMessage.parse(data);
         await run(step, id);
-      });
-      worker.on("error", (error) => log.warn({ err: error }, "queue worker"));
-      worker.on("failed", (job, error) => log.warn({ err: error, message: job?.data }, "step failed"));
+      };
+      worker = makeWorker();
     },
     async close() {
-      await worker?.close();
-      await queue.close();
+      isClosed = true;
+      clearTimeout(reopening);
+      await within(
+        CLOSE_MS_MAX,
+        Promise.resolve(worker?.close()).then(() => queue.close()),
+      );
     },
   };
 }
 
+type Consumer = (data: unknown) => Promise<void>;
+
+/** A fault that repeats is logged once in a while. */
+function warnNowAndThen(log: Logger): (error: Error, what: string) => void {
+  const warnedAtMs = new Map<string, number>();
+  return (error, what) => {
+    const now = performance.now();
+    if (now - (warnedAtMs.get(what) ?? Number.NEGATIVE_INFINITY) < WARN_EVERY_MS) return;
+    warnedAtMs.set(what, now);
+    log.warn({ err: error }, what);
+  };
+}
+
+/** Waits for work, but no longer than this. */
+async function within(ms: number, work: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  await Promise.race([work, late]);
+  clearTimeout(timer);
+}
+
 interface Backend {
   makeQueue(): Queue;
-  makeWorker(run: (data: unknown) => Promise<void>): Worker;
+  makeWorker(run: Consumer): Worker;
 }
 
 function onRedis(url: string): Backend {

@@ -1,30 +1,38 @@
 import type { Job } from "@frazil/contracts";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
-import { startTestControlPlane, type TestControlPlane } from "../../harness/control-plane.ts";
+import { startTestControlPlane, type TestControlPlane, type WarmCluster } from "../../harness/control-plane.ts";
 import { type FakeNode, type LeasedRun, letWork } from "../../harness/fake-node.ts";
-import { failed, oneQuery, released, SHAPE, succeeded } from "../../harness/submissions.ts";
+import { failed, released, succeeded } from "../../harness/submissions.ts";
 import { waitUntil } from "../../harness/wait-until.ts";
 
 let test: TestControlPlane;
 let node: FakeNode;
+let clusterId: string;
+let submit: WarmCluster["submit"];
+let submitAndTake: WarmCluster["submitAndTake"];
 beforeAll(async () => {
   test = await startTestControlPlane();
-  ({ node } = await test.warmCluster());
 });
 afterAll(() => test.close());
-
-async function submitAndTake(over: Parameters<typeof oneQuery>[0] = {}): Promise<LeasedRun & { job: Job }> {
-  const job = await test.api.submit(oneQuery(over));
-  return { job, ...(await node.takeRun()) };
-}
+/** Each test has a node of its own: one that loses slots fails alone. */
+beforeEach(async () => {
+  ({ node, clusterId, submit, submitAndTake } = await test.warmCluster());
+});
 
 /** The lease's time has passed, as the database sees it. */
-const letLeaseExpire = (taskId: string) =>
-  test.sql("UPDATE tasks SET lease_expires_at = now() - interval '1 second' WHERE id = $1", [taskId]);
+async function letLeaseExpire(taskId: string): Promise<void> {
+  await test.sql("UPDATE tasks SET lease_expires_at = now() - interval '1 second' WHERE id = $1", [taskId]);
+  test.hurry("expire", "leases");
+}
 /** What waits for a retry is due now. */
-const skipBackoff = (taskId: string) => test.sql("UPDATE tasks SET not_before = now() WHERE id = $1", [taskId]);
+async function skipBackoff(taskId: string): Promise<void> {
+  await test.sql("UPDATE tasks SET not_before = now() WHERE id = $1", [taskId]);
+  test.hurry("dispatch", clusterId);
+}
 const attemptsOf = (taskId: string) =>
-  test.sql("SELECT number, status, error ->> 'code' AS code FROM attempts WHERE task_id = $1 ORDER BY number", [taskId]);
+  test.sql("SELECT number, status, error ->> 'code' AS code FROM attempts WHERE task_id = $1 ORDER BY number", [
+    taskId,
+  ]);
 
 describe("an attempt's end", () => {
   it("is recorded once: a repeat is refused, and changes nothing", async () => {
@@ -33,7 +41,11 @@ describe("an attempt's end", () => {
     expect(await node.finish(task, succeeded(2))).toBe(false);
     expect(await node.finish(task, failed("query_failed", "too late"))).toBe(false);
     const done = await test.api.ended(job.id);
-    expect(done).toMatchObject({ status: "succeeded", counts: { total: 1, succeeded: 1, failed: 0 }, result: { rows: 1 } });
+    expect(done).toMatchObject({
+      status: "succeeded",
+      counts: { total: 1, succeeded: 1, failed: 0 },
+      result: { rows: 1 },
+    });
     expect(await test.api.results(job.id)).toHaveLength(1);
   });
 
@@ -54,6 +66,7 @@ describe("an attempt's end", () => {
     expect(await node.beat([task])).toEqual([{ taskId: task.taskId, attempt: 1 }]);
     const again = await node.takeRun();
     expect(again.task).toEqual({ ...task, attempt: 2 });
+    expect(await node.beat([task, again.task])).toEqual([{ taskId: task.taskId, attempt: 1 }]);
     expect(await node.finish(task, succeeded(666))).toBe(false);
     expect((await test.api.job(job.id)).status).toBe("running");
     expect(await test.api.results(job.id)).toEqual([]);
@@ -109,6 +122,18 @@ describe("an attempt's end", () => {
 
 const refOf = ({ task }: LeasedRun) => ({ taskId: task.taskId, attempt: task.attempt });
 
+describe("a job of which nothing is open", () => {
+  it("is ended by its step, should a crash have come between", async () => {
+    const { job, task } = await submitAndTake();
+    await node.finish(task, succeeded());
+    const before = await test.api.ended(job.id);
+    await test.sql("UPDATE jobs SET status = 'running', finished_at = NULL WHERE id = $1", [job.id]);
+    test.hurry("finish", job.id);
+    const { status, counts, result } = await test.api.ended(job.id);
+    expect({ status, counts, result }).toEqual({ status: "succeeded", counts: before.counts, result: before.result });
+  });
+});
+
 describe("retries", () => {
   it("are made for the platform's failures with a wait, until the attempts are used up", async () => {
     const { job, task } = await submitAndTake({ attemptsMax: 3 });
@@ -124,7 +149,10 @@ describe("retries", () => {
       leased = (await node.takeRun()).task;
     }
     const done = await test.api.ended(job.id);
-    expect(done).toMatchObject({ status: "failed", error: { code: "engine_lost", message: "the engine was killed, time 3" } });
+    expect(done).toMatchObject({
+      status: "failed",
+      error: { code: "engine_lost", message: "the engine was killed, time 3" },
+    });
     expect(await attemptsOf(task.taskId)).toHaveLength(3);
   });
 
@@ -136,7 +164,10 @@ describe("retries", () => {
     const { job, task } = await submitAndTake();
     await node.finish(task, failed(code, "no", retryable, { type: "SomeError", module: "m", traceback: "line 1" }));
     const done = await test.api.ended(job.id);
-    expect(done).toMatchObject({ status: "failed", error: { code, message: "no", type: "SomeError", traceback: "line 1" } });
+    expect(done).toMatchObject({
+      status: "failed",
+      error: { code, message: "no", type: "SomeError", traceback: "line 1" },
+    });
     expect(await attemptsOf(task.taskId)).toHaveLength(1);
   });
 });
@@ -149,14 +180,15 @@ describe("leases", () => {
       // The next round of the step that expires leases has certainly run once it took this one.
       await node.finish(kept.task, released);
       const { task } = await node.takeRun();
-      const { node: other } = await test.warmCluster({ cpus: 1 });
-      const lost = await test.api.submit(oneQuery({ context: { cpus: 1, memoryGiB: 1 } }));
-      const expiring = await other.takeRun();
+      const expiring = await (await test.warmCluster()).submitAndTake();
       await letLeaseExpire(expiring.task.taskId);
-      await waitUntil("the other lease is given back", async () => (await test.api.tasks(lost.id))[0]?.status === "queued");
+      await waitUntil(
+        "the other lease is given back",
+        async () => (await test.api.tasks(expiring.job.id))[0]?.status === "queued",
+      );
       expect((await test.api.tasks(kept.job.id))[0]?.status).toBe("leased");
       expect(await node.finish(task, succeeded())).toBe(true);
-      await test.api.post(`/v1/jobs/${lost.id}/cancel`);
+      await test.api.post(`/v1/jobs/${expiring.job.id}/cancel`);
     } finally {
       vi.useRealTimers();
     }
@@ -175,7 +207,7 @@ describe("leases", () => {
     expect(await node.beat([])).toEqual([]);
     expect(await left()).toBeLessThan(6);
     expect(await node.beat([task])).toEqual([]);
-    expect(await left()).toBeGreaterThan(10);
+    expect(await left()).toBeGreaterThan(60);
     await node.finish(task, succeeded());
     await test.api.ended(job.id);
   });
@@ -200,7 +232,10 @@ describe("a node that connects again", () => {
     expect(again.task).toEqual({ ...task, attempt: 2 });
     await node.finish(again.task, succeeded());
     expect((await test.api.ended(job.id)).status).toBe("succeeded");
-    expect(await attemptsOf(task.taskId)).toMatchObject([{ status: "lost", code: "node_lost" }, { status: "succeeded" }]);
+    expect(await attemptsOf(task.taskId)).toMatchObject([
+      { status: "lost", code: "node_lost" },
+      { status: "succeeded" },
+    ]);
   });
 
   it("is told to stop what was given to another meanwhile", async () => {
@@ -213,19 +248,28 @@ describe("a node that connects again", () => {
     expect((await test.api.ended(job.id)).status).toBe("cancelled");
   });
 
-  it("still has all of its slots", async () => {
-    const job = await test.api.submit(oneQuery(), { waitSeconds: 0 });
-    const { task } = await node.takeRun();
-    expect(task.attempt).toBe(1);
-    await node.finish(task, succeeded());
-    await test.api.ended(job.id);
+  it("has all of its slots, whatever it lost", async () => {
+    const { job } = await submitAndTake();
+    await test.api.post(`/v1/jobs/${job.id}/cancel`);
+    await node.reconnect([]);
+    const next = await submitAndTake();
+    expect(await node.finish(next.task, succeeded())).toBe(true);
+  });
+
+  it("is trusted about the rest, when it holds more than a first message may name", async () => {
+    const holding = Array.from({ length: 512 }, (_, index) => ({ taskId: `task_${index}`, attempt: 1 }));
+    const { job, task } = await submitAndTake();
+    await node.reconnect(holding);
+    expect((await node.take("cancel")).tasks).toHaveLength(512);
+    expect((await test.api.tasks(job.id))[0]?.status).toBe("leased");
+    expect(await node.finish(task, succeeded())).toBe(true);
   });
 });
 
 describe("cancelling", () => {
   it("stops what waits at once, tells the node to stop what runs, and refuses its late end", async () => {
     const running = await submitAndTake();
-    const waiting = await test.api.submit(oneQuery());
+    const waiting = await submit();
     const cancelled = await Promise.all(
       [running.job, waiting].map((job) => test.api.post<Job>(`/v1/jobs/${job.id}/cancel`)),
     );
@@ -251,19 +295,16 @@ describe("cancelling", () => {
   });
 
   it("never deadlocks with leasing and with ends that come at the same moment", async () => {
-    const { node: busy } = await test.warmCluster({ cpus: 8 });
-    const work = letWork(busy, () => succeeded());
-    const context = { ...SHAPE, cpus: 8 };
+    const work = letWork(node, () => succeeded());
     await Promise.all(
       Array.from({ length: 60 }, async () => {
-        const job = await test.api.submit(oneQuery({ context }));
+        const job = await submit();
         await test.api.post(`/v1/jobs/${job.id}/cancel`);
         const done = await test.api.ended(job.id);
         expect(["cancelled", "succeeded"]).toContain(done.status);
       }),
     );
     await work.stop();
-    await busy.disconnect();
     // That Postgres broke no deadlock is checked when the control plane is closed.
   });
 });
@@ -321,7 +362,10 @@ describe("publishing", () => {
     await node.reconnect([]);
     await skipBackoff(task.taskId);
     const { run, task: again } = await node.takeRun();
-    expect(run).toMatchObject({ publish: { manifest: { parts: "one.parquet" } }, tasks: [{ taskId: task.taskId, attempt: 2 }] });
+    expect(run).toMatchObject({
+      publish: { manifest: { parts: "one.parquet" } },
+      tasks: [{ taskId: task.taskId, attempt: 2 }],
+    });
     expect(await node.finish(task, succeeded(666))).toBe(false);
     expect(await node.finish(again, succeeded(5))).toBe(true);
     expect((await test.api.ended(job.id)).result?.rows).toBe(5);
@@ -345,10 +389,15 @@ describe("publishing", () => {
     await test.sql("UPDATE tasks SET attempts_max = 1 WHERE id = $1", [task.taskId]);
     expect(await node.stage(task)).toBe("publish");
     await node.finish(task, failed("storage_failed", "503 from the store"));
-    await skipBackoff(task.taskId);
-    const { run, task: again } = await node.takeRun();
-    expect(run.publish).not.toBeNull();
-    await node.finish(again, failed("storage_refused", "the bucket is gone"));
+    for (const attempt of [2, 3]) {
+      await skipBackoff(task.taskId);
+      const { run, task: again } = await node.takeRun();
+      expect({ attempt: again.attempt, publishes: run.publish !== null }).toEqual({ attempt, publishes: true });
+      await node.finish(
+        again,
+        attempt === 2 ? failed("storage_failed", "503") : failed("storage_refused", "no bucket"),
+      );
+    }
     expect(await test.api.ended(job.id)).toMatchObject({ status: "failed", error: { code: "storage_refused" } });
   });
 });

@@ -1,6 +1,6 @@
 import { NODE_ENV } from "@frazil/contracts";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
-import { startTestControlPlane, type TestControlPlane } from "../../harness/control-plane.ts";
+import { startTestControlPlane, type TestControlPlane, type WarmCluster } from "../../harness/control-plane.ts";
 import { type FakeNode, letWork, startFakeNode } from "../../harness/fake-node.ts";
 import { oneQuery, planBytesOf, planOf, SHAPE, specOf, succeeded } from "../../harness/submissions.ts";
 import { waitUntil } from "../../harness/wait-until.ts";
@@ -14,13 +14,14 @@ afterAll(() => test.close());
 describe("a job with a warm cluster", () => {
   let node: FakeNode;
   let clusterId: string;
+  let submit: WarmCluster["submit"];
   beforeAll(async () => {
-    ({ node, clusterId } = await test.warmCluster());
+    ({ node, clusterId, submit } = await test.warmCluster());
   });
 
   it("is leased at once and answered in the submitting request, and crosses no queue", async () => {
     const sent = vi.spyOn(test.plane.deps.queue, "send");
-    const answer = test.api.submit(oneQuery(), { waitSeconds: 20 });
+    const answer = submit({}, { waitSeconds: 20 });
     const { run, template, task } = await node.takeRun();
     expect({ ...run, planId: "" }).toEqual({
       kind: "query",
@@ -43,7 +44,7 @@ describe("a job with a warm cluster", () => {
   });
 
   it("answers with the job as it is when the wait is over before the job", async () => {
-    const job = await test.api.submit(oneQuery(), { waitSeconds: 0.05 });
+    const job = await submit({}, { waitSeconds: 0.05 });
     expect(job.finishedAt).toBeNull();
     const { task } = await node.takeRun();
     await node.finish(task, succeeded());
@@ -52,7 +53,7 @@ describe("a job with a warm cluster", () => {
 
   it("gives a plan that is too large for a message by HTTP, byte for byte", async () => {
     const content = "x".repeat(100_000);
-    const job = await test.api.submit(oneQuery({}, content));
+    const job = await submit({}, { content });
     const { run, task } = await node.takeRun();
     expect(run.plan).toBeNull();
     const response = await fetch(`${test.address}/v1/agent/plans/${run.planId}`, {
@@ -66,7 +67,7 @@ describe("a job with a warm cluster", () => {
 
   it("gives a lease that is too large for a message by reference", async () => {
     const env = { LARGE: "v".repeat(32_000), LARGER: "w".repeat(32_000) };
-    const job = await test.api.submit(oneQuery({ context: { ...SHAPE, env } }));
+    const job = await submit({ context: { ...SHAPE, env } });
     await node.take("lease_by_reference");
     const { template, task } = await node.takeRun();
     expect(template.env).toEqual(env);
@@ -75,16 +76,17 @@ describe("a job with a warm cluster", () => {
   });
 
   it("stores a plan once, however often it is submitted", async () => {
-    const jobs = await Promise.all([1, 2, 3].map(() => test.api.submit(oneQuery({}, "the same plan"))));
+    const jobs = await Promise.all([1, 2, 3].map(() => submit({}, { content: "the same plan" })));
     for (const _ of jobs) await node.finish((await node.takeRun()).task, succeeded());
-    const used = await test.sql<{ n: number }>("SELECT count(DISTINCT plan_id)::int AS n FROM tasks WHERE job_id = ANY($1)", [
-      jobs.map((job) => job.id),
-    ]);
+    const used = await test.sql<{ n: number }>(
+      "SELECT count(DISTINCT plan_id)::int AS n FROM tasks WHERE job_id = ANY($1)",
+      [jobs.map((job) => job.id)],
+    );
     expect(used).toEqual([{ n: 1 }]);
   });
 
   it("does not keep a head that is larger than the limit, and keeps the result", async () => {
-    const answer = test.api.submit(oneQuery(), { waitSeconds: 20 });
+    const answer = submit({}, { waitSeconds: 20 });
     const { task } = await node.takeRun();
     const outcome = succeeded(3);
     await node.finish(task, { ...outcome, head: Buffer.alloc(70_000).toString("base64") } as typeof outcome);
@@ -93,7 +95,7 @@ describe("a job with a warm cluster", () => {
 
   it("runs SQL text too", async () => {
     const text = "SELECT 1 AS x";
-    const job = await test.api.submit({ spec: specOf(), plan: { kind: "sql", text } });
+    const job = await test.api.submit({ spec: specOf({ context: null, clusterId }), plan: { kind: "sql", text } });
     const { run, task } = await node.takeRun();
     expect(run).toMatchObject({ planKind: "sql", plan: Buffer.from(text).toString("base64") });
     await node.finish(task, succeeded());
@@ -106,9 +108,10 @@ describe("a job without a cluster", () => {
     const seen: unknown[] = [];
     test.cloud.answerOrder = async (order) => {
       seen.push(
-        await test.sql("SELECT n.status, c.status AS cluster FROM nodes n JOIN clusters c ON c.id = n.cluster_id WHERE n.id = $1", [
-          order.nodeId,
-        ]),
+        await test.sql(
+          "SELECT n.status, c.status AS cluster FROM nodes n JOIN clusters c ON c.id = n.cluster_id WHERE n.id = $1",
+          [order.nodeId],
+        ),
       );
       return undefined;
     };
@@ -143,7 +146,9 @@ describe("a job without a cluster", () => {
 
   it("orders no node twice, however often and by whomever the cluster is looked after", async () => {
     const first = test.cloud.orders.length;
-    const { id } = await test.api.post<{ id: string }>("/v1/clusters", { context: { cpus: 1, memoryGiB: 1, clusterSize: 3 } });
+    const { id } = await test.api.post<{ id: string }>("/v1/clusters", {
+      context: { cpus: 1, memoryGiB: 1, clusterSize: 3 },
+    });
     for (let time = 0; time < 20; time++) {
       test.plane.deps.queue.send("provision", id);
       test.plane.deps.queue.send("supervise", id);
@@ -176,5 +181,12 @@ describe("a job without a cluster", () => {
     test.cloud.refusalText = undefined;
     expect(answer.status).toBe(422);
     expect(answer.body).toMatchObject({ code: "not_available", detail: "this cloud has no GPUs; ask for gpus=0" });
+    const elsewhere = await test.api.request<{ code: string; detail: string }>("POST", "/v1/jobs", {
+      body: { spec: specOf({ context: { ...SHAPE, cloud: "mars" } }), plan: planOf("never stored") },
+    });
+    expect([elsewhere.status, elsewhere.body.code]).toEqual([422, "not_available"]);
+    expect(elsewhere.body.detail).toContain('The cloud "mars" is not connected');
+    const sealed = await test.sql<{ size: number }>("SELECT size_bytes AS size FROM plans");
+    expect(sealed.map((plan) => plan.size)).not.toContain(planBytesOf("never stored").length);
   });
 });

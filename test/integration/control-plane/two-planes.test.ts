@@ -1,0 +1,137 @@
+import type { Job } from "@frazil/contracts";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { type Api, openApi } from "../../harness/api.ts";
+import { startTestControlPlane, type TestControlPlane } from "../../harness/control-plane.ts";
+import { letWork, makeFakeNode } from "../../harness/fake-node.ts";
+import { manyFrames, oneQuery, succeeded } from "../../harness/submissions.ts";
+import { waitUntil } from "../../harness/wait-until.ts";
+
+let first: TestControlPlane;
+let second: TestControlPlane;
+/** The same user, at the second control plane. */
+let api: Api;
+beforeAll(async () => {
+  first = await startTestControlPlane();
+  second = await startTestControlPlane({ beside: first });
+  api = openApi(second.address, first.api.token);
+});
+afterAll(() => first.close());
+
+const HEAR_WITHIN_MS = 10_000;
+
+/** Resolves once a control plane is told that something changed; it would notice by looking, too, but later. */
+function hears(test: TestControlPlane, topic: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const late = setTimeout(() => reject(new Error(`${topic} was not heard of`)), HEAR_WITHIN_MS);
+    const stop = test.plane.deps.changes.listen(topic, () => {
+      clearTimeout(late);
+      stop();
+      resolve();
+    });
+  });
+}
+
+describe("two control planes on one database", () => {
+  it("tell each other of work for the nodes of the other, and of ends for its waiters", async () => {
+    const warm = await first.warmCluster();
+    const toldOfWork = hears(first, `room:${warm.clusterId}`);
+    const job = await api.submit(submission(warm.clusterId));
+    await toldOfWork;
+    const { task } = await warm.node.takeRun();
+    const toldOfEnd = hears(second, `end:${job.id}`);
+    const waiting = api.ended(job.id);
+    await warm.node.finish(task, succeeded(3));
+    await toldOfEnd;
+    expect((await waiting).result?.rows).toBe(3);
+  });
+
+  it("tell a node of the other to stop what was cancelled here, before it asks", async () => {
+    const warm = await first.warmCluster();
+    const { job, task } = await warm.submitAndTake();
+    await api.post<Job>(`/v1/jobs/${job.id}/cancel`);
+    expect((await warm.node.take("cancel")).tasks).toEqual([{ taskId: task.taskId, attempt: 1 }]);
+  });
+
+  it("hear each other again after the connection for it was cut", async () => {
+    const listeners = () =>
+      first.sql<{ pid: number }>(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'frazil-changes' AND datname = current_database() ORDER BY pid",
+      );
+    const before = await listeners();
+    expect(before).toHaveLength(2);
+    await first.sql("SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid", [before.map((row) => row.pid)]);
+    await waitUntil("both listen again", async () => {
+      const now = await listeners();
+      return now.length === 2 && now.every((row) => !before.some((old) => old.pid === row.pid));
+    });
+    let heard = false;
+    const listening = hears(first, "job:of the second").then(() => {
+      heard = true;
+    });
+    await waitUntil("the first hears of it", () => {
+      second.plane.deps.changes.notify("job:of the second");
+      return heard;
+    });
+    await listening;
+  });
+
+  it("order each node once, whoever looks after the cluster", async () => {
+    const { id } = await api.post<{ id: string }>("/v1/clusters", {
+      context: { cpus: 1, memoryGiB: 50, clusterSize: 4 },
+    });
+    for (let time = 0; time < 10; time++) {
+      for (const { plane } of [first, second]) plane.deps.queue.send(time % 2 === 0 ? "supervise" : "provision", id);
+    }
+    await first.cloud.orderOf(id, 3);
+    await waitUntil("the cluster was looked after", async () => {
+      const rows = await first.sql<{ due: boolean }>("SELECT due_at > now() AS due FROM clusters WHERE id = $1", [id]);
+      return rows[0]?.due;
+    });
+    expect(await first.sql("SELECT count(*)::int AS n FROM nodes WHERE cluster_id = $1", [id])).toEqual([{ n: 4 }]);
+  });
+
+  it("share a job's frames between nodes that are connected to either, each frame once", async () => {
+    const warm = await first.warmCluster({ clusterSize: 2 });
+    const [here, there] = warm.nodes;
+    if (here === undefined || there === undefined) throw new Error("the cluster has two nodes");
+    await there.disconnect();
+    const moved = makeFakeNode(second.address, there.id, there.token);
+    await moved.reconnect();
+    const job = await api.submit(
+      manyFrames(
+        ["a plan"],
+        Array.from({ length: 400 }, () => 0),
+        { context: null, clusterId: warm.clusterId },
+      ),
+    );
+    const work = [here, moved].map((node) => letWork(node, ({ frame }) => succeeded(frame ?? -1)));
+    const done = await api.ended(job.id);
+    for (const one of work) await one.stop();
+    expect(done.counts).toMatchObject({ total: 400, succeeded: 400 });
+    expect((await api.results(job.id)).map((result) => result.rows)).toEqual([...Array(400).keys()]);
+    expect(work.every((one) => one.done.length > 0)).toBe(true);
+    expect(work.reduce((sum, one) => sum + one.done.length, 0)).toBe(400);
+    await moved.disconnect();
+  });
+
+  it("let one of them be closed: its nodes connect to the other and go on with what they hold", async () => {
+    const warm = await first.warmCluster();
+    await warm.node.disconnect();
+    const node = makeFakeNode(second.address, warm.node.id, warm.node.token);
+    await node.reconnect();
+    const { id } = await first.api.submit(submission(warm.clusterId));
+    const { task } = await node.takeRun();
+    await second.close();
+    expect(node.isOpen()).toBe(false);
+    await expect(api.job(id)).rejects.toThrow();
+    const back = makeFakeNode(first.address, node.id, node.token);
+    await back.reconnect([task]);
+    expect(await back.finish(task, succeeded(8))).toBe(true);
+    expect((await first.api.ended(id)).result?.rows).toBe(8);
+    await back.disconnect();
+  });
+});
+
+function submission(clusterId: string) {
+  return oneQuery({ context: null, clusterId });
+}
