@@ -1,22 +1,45 @@
-"""Fixtures: an engine process shared by the tests of a module, and a place for results."""
+"""Fixtures: an engine process that the tests share, and a place for results."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from driver import Engine
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
+FAILED = pytest.StashKey[bool]()
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    """One process for all tests of a module: what a test leaves in it must not trouble the next."""
-    with Engine() as started:
-        yield started
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """Notes failed tests on themselves, for the fixtures."""
+    report = yield
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    return report
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[list[Engine]]:
+    """The one process that tests share, once it was started."""
+    engines: list[Engine] = []
+    yield engines
+    for engine in engines:
+        engine.__exit__()
+
+
+@pytest.fixture
+def engine(running: list[Engine], request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """The shared process: no test may leave in it what troubles the next. After a failed test there is a new one."""
+    if not running:
+        running.append(Engine())
+    yield running[0]
+    if request.node.stash.get(FAILED, False):
+        running.pop().__exit__()
 
 
 @pytest.fixture

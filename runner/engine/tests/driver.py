@@ -130,7 +130,9 @@ class Conversation:
 
 
 def serialize(frame: pl.LazyFrame) -> bytes:
-    """Plan bytes. Polars tries `pickle` first, which would write a function of a script or test by its name alone; so it gets cloudpickle there."""
+    """Plan bytes. Polars tries `pickle` first, which would write a function of a script or test by its name alone; so
+    it gets cloudpickle there.
+    """
     plain = pickle.dumps
     pickle.dumps = cloudpickle.dumps  # type: ignore[assignment]
     try:

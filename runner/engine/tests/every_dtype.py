@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 
 NUMBERS = [
-    "Int8", "Int16", "Int32", "Int64", "Int128", "UInt8", "UInt16", "UInt32", "UInt64", "UInt128", "Float16", "Float32", "Float64",
+    "Int8", "Int16", "Int32", "Int64", "Int128", "UInt8", "UInt16", "UInt32", "UInt64", "UInt128",
+    "Float16", "Float32", "Float64",
 ]  # fmt: skip
 
 
@@ -93,5 +94,7 @@ def zero_widths() -> dict[str, pl.Series]:
         "Array of two by no width": pl.Series([[[], []], None], dtype=pl.Array(pl.Int64, (2, 0))),
         "Array of no width by two": pl.Series([[], None], dtype=pl.Array(pl.Int64, (0, 2))),
         "List of Array of no width": pl.Series([[[], None], None, []], dtype=pl.List(pl.Array(pl.Int8, 0))),
-        "Struct of Array of no width": pl.Series([{"^x$": [], "": 1}, None], dtype=pl.Struct({"^x$": pl.Array(pl.Int8, 0), "": pl.Int64})),
+        "Struct of Array of no width": pl.Series(
+            [{"^x$": [], "": 1}, None], dtype=pl.Struct({"^x$": pl.Array(pl.Int8, 0), "": pl.Int64})
+        ),
     }

@@ -42,8 +42,17 @@ class Partitioned:
     talk: Conversation
 
 
-def split(engine: Engine, results: Path, frame: pl.LazyFrame | str, *keys: str | pl.Expr, max_keys: int = 10_000, **fields: Any) -> Conversation:
-    message = run_message(results, kind="split", partitionBy=partition_by(*keys, max_keys=max_keys), **plan_kind(frame), **fields)
+def split(
+    engine: Engine,
+    results: Path,
+    frame: pl.LazyFrame | str,
+    *keys: str | pl.Expr,
+    max_keys: int = 10_000,
+    **fields: Any,
+) -> Conversation:
+    message = run_message(
+        results, kind="split", partitionBy=partition_by(*keys, max_keys=max_keys), **plan_kind(frame), **fields
+    )
     return engine.converse(message, plan_body(frame))
 
 
@@ -55,15 +64,22 @@ def plan_body(frame: pl.LazyFrame | str) -> bytes:
     return frame.encode() if isinstance(frame, str) else serialize(frame)
 
 
-def run(engine: Engine, results: Path, frame: pl.LazyFrame | str, *keys: str | pl.Expr, memory: int = LARGE_MEMORY, **fields: Any) -> Partitioned:
+def run(
+    engine: Engine,
+    results: Path,
+    frame: pl.LazyFrame | str,
+    *keys: str | pl.Expr,
+    memory: int = LARGE_MEMORY,
+    **fields: Any,
+) -> Partitioned:
     """Finds the keys and runs them all in one batch."""
     found = split(engine, results, frame, *keys, memoryBytes=memory).one("keys")
     tasks = [task(f"task_{row}", keyToken=key["token"], keyPath=key["path"]) for row, key in enumerate(found["keys"])]
     if not tasks:
         return Partitioned([], found, Conversation())
     message = run_message(
-        results, kind="key", tasks=tasks, partitionBy=partition_by(*keys), splitState=found["splitState"], memoryBytes=memory,
-        **plan_kind(frame), **fields,
+        results, kind="key", tasks=tasks, partitionBy=partition_by(*keys), splitState=found["splitState"],
+        memoryBytes=memory, **plan_kind(frame), **fields,
     )  # fmt: skip
     talk = engine.converse(message, plan_body(frame))
     answers = {answer["taskId"]: answer for answer, _ in talk.messages if answer["type"] in ("done", "failed")}

@@ -9,8 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 from driver import Engine, Message, run_message, serialize
-
-pytestmark = pytest.mark.smoke
+from polars.io.plugins import register_io_source
 
 
 def fail(process: Engine, results: Path, frame: pl.LazyFrame, **fields: Any) -> Message:
@@ -31,7 +30,9 @@ def frame_udf(function: Callable[[Any], Any]) -> pl.LazyFrame:
 
 @pytest.mark.parametrize("make", [element_udf, frame_udf])
 @pytest.mark.parametrize("choice", ["streaming", "in-memory"])
-def test_an_exception_of_user_code_keeps_its_type_its_message_and_its_lines(engine: Engine, results: Path, make: Any, choice: str) -> None:
+def test_an_exception_of_user_code_keeps_its_type_its_message_and_its_lines(
+    engine: Engine, results: Path, make: Any, choice: str
+) -> None:
     class Unhappy(Exception):
         pass
 
@@ -52,17 +53,81 @@ def test_an_exception_of_user_code_keeps_its_type_its_message_and_its_lines(engi
     assert "site-packages/polars" not in error["traceback"] and "frazil_engine/" not in error["traceback"]
 
 
+def every_place_for_user_code() -> dict[str, pl.LazyFrame]:
+    """Frames that fail in user code, of every kind that Polars takes."""
+
+    class Unhappy(Exception):
+        def __init__(self, first: str, second: int) -> None:
+            super().__init__(f"{first} {second}")
+
+    def fail(*_values: Any, **_named: Any) -> Any:
+        raise Unhappy("number", 5)
+
+    def fail_late(with_columns: Any, predicate: Any, n_rows: Any, batch_size: Any) -> Any:
+        yield pl.DataFrame({"a": [1]})
+        raise Unhappy("number", 5)
+
+    frame = pl.LazyFrame({"a": [1, 2]})
+    column = pl.col("a")
+    return {
+        "elements": frame.select(column.map_elements(fail, return_dtype=pl.Int64)),
+        "column": frame.select(column.map_batches(fail, return_dtype=pl.Int64)),
+        "groups": frame.group_by("a").map_groups(fail, schema={"a": pl.Int64}),
+        "fold": frame.select(pl.fold(pl.lit(0), fail, [column], return_dtype=pl.Int64)),
+        "rolling": frame.select(column.rolling_map(fail, 2)),
+        "names": frame.select(column.name.map(fail)),
+        "pipe": frame.pipe_with_schema(fail),
+        "source": register_io_source(fail, schema={"a": pl.Int64}),
+        "source in the middle": register_io_source(fail_late, schema={"a": pl.Int64}),
+        "schema of a source": register_io_source(fail_late, schema=fail),
+    }
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("place", list(every_place_for_user_code()))
+def test_user_code_of_every_kind_fails_with_its_own_exception(engine: Engine, results: Path, place: str) -> None:
+    error = fail(engine, results, every_place_for_user_code()[place])["error"]
+    assert (error["code"], error["type"], error["message"]) == ("user_code_failed", "Unhappy", "number 5")
+    assert 'raise Unhappy("number", 5)' in error["traceback"]
+    assert "site-packages/polars" not in error["traceback"] and "frazil_engine/" not in error["traceback"]
+
+
+def test_a_library_function_that_fails_is_user_code(engine: Engine, results: Path) -> None:
+    import json
+
+    frame = pl.LazyFrame({"a": ["{x"]}).select(pl.col("a").map_elements(json.loads, return_dtype=pl.Int64))
+    error = fail(engine, results, frame)["error"]
+    assert (error["code"], error["type"]) == ("user_code_failed", "JSONDecodeError")
+
+
+def test_a_failure_of_the_engine_itself_is_not_blamed_on_the_user(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("a file where a directory is wanted")
+    failed = engine.converse(run_message(tmp_path / "results"), serialize(pl.LazyFrame({"a": [1]}))).one("failed")
+    assert failed["error"]["code"] == "storage_refused"
+
+
+def test_a_panic_of_polars_is_a_failed_query() -> None:
+    from frazil_engine.errors import describe_error
+
+    info, retryable = describe_error(pl.exceptions.PanicException("index out of bounds"))
+    assert (info["code"], info["type"], retryable) == ("query_failed", "PanicException", False)
+
+
 def test_an_exception_with_a_cause_shows_both(engine: Engine, results: Path) -> None:
     def chained(frame: pl.DataFrame) -> pl.DataFrame:
         try:
             {}["missing"]
         except KeyError as error:
             raise ValueError("no such thing") from error
+        return frame
 
     traceback = fail(engine, results, frame_udf(chained))["error"]["traceback"]
-    assert "KeyError: 'missing'" in traceback and "direct cause" in traceback and "ValueError: no such thing" in traceback
+    assert (
+        "KeyError: 'missing'" in traceback and "direct cause" in traceback and "ValueError: no such thing" in traceback
+    )
 
 
+@pytest.mark.smoke
 def test_an_error_of_polars_keeps_its_type(engine: Engine, results: Path) -> None:
     failed = fail(engine, results, pl.LazyFrame({"a": [1]}).select("nowhere"))
     assert failed["error"]["code"] == "query_failed"
@@ -92,7 +157,9 @@ def test_a_missing_module_is_answered_with_what_to_install(engine: Engine, resul
     assert 'packages=["not_installed_anywhere"]' in error["hint"]
 
 
-def test_a_function_of_a_missing_module_is_answered_with_what_to_install(engine: Engine, results: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_function_of_a_missing_module_is_answered_with_what_to_install(
+    engine: Engine, results: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     (tmp_path / "only_here.py").write_text("def same(frame):\n    return frame\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     import only_here  # type: ignore[import-not-found]
@@ -168,7 +235,12 @@ def test_values_of_storage_options_are_taken_out_of_messages(engine: Engine, res
         raise ValueError("the key is s3cr3t-value in us-east-1")
 
     destination = "s3://bucket/out"
-    failed = fail(engine, results, frame_udf(tell), storageOptions={"aws_secret_access_key": "s3cr3t-value", "aws_region": "us-east-1"})
+    failed = fail(
+        engine,
+        results,
+        frame_udf(tell),
+        storageOptions={"aws_secret_access_key": "s3cr3t-value", "aws_region": "us-east-1"},
+    )
     assert destination not in str(failed)
     assert failed["error"]["message"] == "the key is [redacted] in us-east-1"
     assert "s3cr3t-value" not in str(failed)

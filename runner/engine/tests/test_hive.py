@@ -10,9 +10,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-ODD = ["", ".", "..", "/", "a/b", "a", "A", "%", "%2F", "a%2Fb", "=", "a=b", " ", "\\", "\n", "\0", "ü", "漢字", "\u0301", "__HIVE_DEFAULT_PARTITION__",
-       "_HIVE_DEFAULT_PARTITION__", "%5F_HIVE_DEFAULT_PARTITION__", "null", "None", "NaN", "nan", "*", "?", "[a]", "~", "%~", "x" * 300, "x" * 299 + "y",
-       "ü" * 200, "ü" * 199 + "/", "/" * 100, "/" * 101, "-", "+", "1.0", "1", "1e5", ":", "2024-01-01T00:00:00", "'", '"', "\x7f", "\U0001f600"]  # fmt: skip
+ODD = [
+    "", ".", "..", "/", "a/b", "a", "A", "%", "%2F", "a%2Fb", "=", "a=b", " ", "\\", "\n", "\0", "ü", "漢字", "\u0301",
+    "__HIVE_DEFAULT_PARTITION__", "_HIVE_DEFAULT_PARTITION__", "%5F_HIVE_DEFAULT_PARTITION__", "null", "None", "NaN",
+    "nan", "*", "?", "[a]", "~", "%~", "x" * 300, "x" * 299 + "y", "ü" * 200, "ü" * 199 + "/", "/" * 100, "/" * 101,
+    "-", "+", "1.0", "1", "1e5", ":", "2024-01-01T00:00:00", "'", '"', "\x7f", "\U0001f600",
+]  # fmt: skip
 
 
 def name_of(value: str | None, column: str = "k") -> str:
@@ -50,7 +53,15 @@ def test_two_keys_never_share_a_name() -> None:
 
 
 def test_two_columns_never_share_a_name() -> None:
-    pairs = [("a", "b=c"), ("a=b", "c"), ("a%3Db", "c"), ("", "a=b=c"), ("x" * 300, "1"), ("x" * 300, "2"), ("x" * 301, "1")]
+    pairs = [
+        ("a", "b=c"),
+        ("a=b", "c"),
+        ("a%3Db", "c"),
+        ("", "a=b=c"),
+        ("x" * 300, "1"),
+        ("x" * 300, "2"),
+        ("x" * 301, "1"),
+    ]
     names = [name_of(value, column) for column, value in pairs]
     assert len(set(names)) == len(pairs)
 

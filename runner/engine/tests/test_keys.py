@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -17,17 +16,38 @@ KEYS: dict[str, pl.Series] = {
     "integers": pl.Series([3, -1, None, 3, 2**62]),
     "small integers": pl.Series([3, 1, None, 255], dtype=pl.UInt8),
     "wide integers": pl.Series([2**100, None, -(2**100)], dtype=pl.Int128),
-    "floats": pl.Series([1.5, float("nan"), None, 0.1, -0.0, 0.0, float("inf"), float("-inf"), float("nan"), 1e300, 5e-324]),
+    "floats": pl.Series(
+        [1.5, float("nan"), None, 0.1, -0.0, 0.0, float("inf"), float("-inf"), float("nan"), 1e300, 5e-324]
+    ),
     "single floats": pl.Series([0.1, float("nan"), None, 0.1], dtype=pl.Float32),
     "booleans": pl.Series([True, None, False, True]),
-    "texts": pl.Series(["", "a/b", "..", ".", None, "ü", "a b", "%2F", "a%2Fb", "x" * 400, "x" * 401, "__HIVE_DEFAULT_PARTITION__", "\n", "null"]),
+    "texts": pl.Series(
+        [
+            "",
+            "a/b",
+            "..",
+            ".",
+            None,
+            "ü",
+            "a b",
+            "%2F",
+            "a%2Fb",
+            "x" * 400,
+            "x" * 401,
+            "__HIVE_DEFAULT_PARTITION__",
+            "\n",
+            "null",
+        ]
+    ),
     "dates": pl.Series([date(2024, 1, 1), None, date(2024, 1, 2), date(1, 1, 1)]),
     "times": pl.Series([time(1, 2, 3, 4), time(1, 2, 3, 5), None]),
     "durations": pl.Series([timedelta(days=1), timedelta(microseconds=1), None, timedelta(days=-1)]),
     "datetimes": pl.Series([datetime(2024, 1, 1), datetime(2024, 1, 1, 0, 0, 0, 1), None]),
     "nanoseconds": pl.Series([1, 2, None], dtype=pl.Datetime("ns")),
     # Two moments of one wall time, when the clocks went back.
-    "zoned datetimes": (pl.Series([1414274400, 1414278000, None]) * 1_000_000).cast(pl.Datetime("us", "UTC")).dt.convert_time_zone("Europe/Moscow"),
+    "zoned datetimes": (pl.Series([1414274400, 1414278000, None]) * 1_000_000)
+    .cast(pl.Datetime("us", "UTC"))
+    .dt.convert_time_zone("Europe/Moscow"),
     "decimals": pl.Series([Decimal("1.10"), Decimal("-1.10"), None], dtype=pl.Decimal(10, 2)),
     "categoricals": pl.Series(["b", "a/b", None, "b"], dtype=pl.Categorical),
     "enums": pl.Series(["b", "a", None, "b"], dtype=pl.Enum(["b", "a", "unused"])),
@@ -56,7 +76,6 @@ def test_keys_of_every_type(engine: Engine, results: Path, tmp_path: Path, case:
     assert [key.path for key in nulls] == (["k=__HIVE_DEFAULT_PARTITION__"] if column.null_count() else [])
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("case", list(KEYS))
 def test_a_key_equals_a_filter_on_its_value(engine: Engine, results: Path, case: str) -> None:
     column = KEYS[case]
@@ -66,7 +85,9 @@ def test_a_key_equals_a_filter_on_its_value(engine: Engine, results: Path, case:
     values = column.unique(maintain_order=True)
     for position in range(len(values)):
         value = values.slice(position, 1)
-        expected.append(data.filter(pl.col("k").is_null() if value.null_count() else pl.col("k") == pl.lit(value).first()))
+        expected.append(
+            data.filter(pl.col("k").is_null() if value.null_count() else pl.col("k") == pl.lit(value).first())
+        )
     found = {tuple(key.frame.get_column("row")): key.frame for key in job.keys}
     assert len(found) == len(expected)
     for frame in expected:
@@ -80,15 +101,15 @@ def test_keys_come_sorted_and_the_same_each_time(engine: Engine, results: Path) 
     assert [key["values"]["k"] for key in first] == sorted(str(number) for number in range(500))
 
 
-@pytest.mark.smoke
 def test_texts_of_values_are_what_people_expect(engine: Engine, results: Path) -> None:
-    data = pl.LazyFrame({"d": [date(2024, 5, 6)], "t": [datetime(2024, 5, 6, 7, 8, 9)], "f": [0.5], "b": [True], "c": [Decimal("1.10")]})
+    data = pl.LazyFrame(
+        {"d": [date(2024, 5, 6)], "t": [datetime(2024, 5, 6, 7, 8, 9)], "f": [0.5], "b": [True], "c": [Decimal("1.10")]}
+    )
     [key] = split(engine, results, data, "d", "t", "f", "b", "c").one("keys")["keys"]
     assert key["values"] == {"d": "2024-05-06", "t": "2024-05-06T07:08:09", "f": "0.5", "b": "true", "c": "1.10"}
     assert key["path"] == "d=2024-05-06/t=2024-05-06T07%3A08%3A09/f=0.5/b=true/c=1.10"
 
 
-@pytest.mark.smoke
 def test_too_many_keys_are_refused_and_the_limit_is_named(engine: Engine, results: Path) -> None:
     data = pl.LazyFrame({"k": range(2_000_000)})
     error = split(engine, results, data, "k", max_keys=50).one("failed")["error"]
@@ -105,7 +126,6 @@ def test_reading_stops_soon_after_the_limit(tmp_path: Path) -> None:
     assert rows.is_over and rows.rows_seen <= 200_000
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize(
     "expr",
     [
@@ -120,7 +140,9 @@ def test_reading_stops_soon_after_the_limit(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("memory", [LARGE_MEMORY, SMALL_MEMORY])
 def test_keys_can_be_expressions_over_source_columns(engine: Engine, results: Path, expr: pl.Expr, memory: int) -> None:
-    data = pl.DataFrame({"d": [date(2023, 12, 25) + timedelta(days=9 * number) for number in range(12)], "v": range(12)})
+    data = pl.DataFrame(
+        {"d": [date(2023, 12, 25) + timedelta(days=9 * number) for number in range(12)], "v": range(12)}
+    )
     job = run(engine, results, data.lazy().select(pl.col("v") * 2), expr, memory=memory)
     name = expr.meta.output_name()
     expected = data.with_columns(expr).group_by(name).agg(pl.col("v") * 2)

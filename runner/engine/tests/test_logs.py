@@ -9,13 +9,12 @@ import polars as pl
 import pytest
 from driver import Conversation, Engine, run_message, serialize
 
-pytestmark = pytest.mark.smoke
-
 
 def run(engine: Engine, results: Path, function: Callable[[pl.DataFrame], pl.DataFrame]) -> Conversation:
     return engine.converse(run_message(results), serialize(pl.LazyFrame({"a": [1]}).map_batches(function)))
 
 
+@pytest.mark.smoke
 def test_prints_come_line_by_line_before_the_answer(engine: Engine, results: Path) -> None:
     def speak(frame: pl.DataFrame) -> pl.DataFrame:
         import sys
@@ -49,7 +48,9 @@ def test_prints_come_from_threads_of_polars_and_of_the_user_alike(engine: Engine
         thread.join()
         return frame
 
-    frame = pl.LazyFrame({"a": [5]}).map_batches(threaded).select(pl.col("a").map_elements(element, return_dtype=pl.Int64))
+    frame = (
+        pl.LazyFrame({"a": [5]}).map_batches(threaded).select(pl.col("a").map_elements(element, return_dtype=pl.Int64))
+    )
     talk = engine.converse(run_message(results), serialize(frame))
     assert sorted(talk.log_lines("stdout")) == ["element 5", "from a thread"]
     assert {message["taskId"] for message in talk.all("log")} == {"task_1"}
@@ -94,6 +95,7 @@ def test_what_is_written_to_the_descriptors_stays_on_the_pipes(results: Path) ->
     assert (out, err) == (b"raw out\n", b"child err\n")
 
 
+@pytest.mark.smoke
 def test_warnings_come_with_the_result_each_once(engine: Engine, results: Path) -> None:
     def complain(frame: pl.DataFrame) -> pl.DataFrame:
         import warnings
@@ -116,11 +118,13 @@ def test_warnings_come_with_the_result_each_once(engine: Engine, results: Path) 
 
 
 def test_warnings_of_polars_come_with_the_result(engine: Engine, results: Path) -> None:
-    def slow(frame: pl.DataFrame) -> pl.DataFrame:
-        return frame.select(pl.col("a").map_elements(lambda value: value + 1, return_dtype=pl.Int64))
+    def unstable(frame: pl.DataFrame) -> pl.DataFrame:
+        with pl.Config(warn_unstable=True):
+            frame.lazy().sink_batches(lambda _batch: None)
+        return frame
 
-    found = run(engine, results, slow).one("done")["result"]["warnings"]
-    assert [warning["category"] for warning in found] == ["PolarsInefficientMapWarning"]
+    found = run(engine, results, unstable).one("done")["result"]["warnings"]
+    assert [warning["category"] for warning in found] == ["UnstableWarning"]
 
 
 def test_a_failed_run_still_says_what_it_printed(engine: Engine, results: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-from driver import Engine, partition_by, run_message, serialize, task
-from partitioned import LARGE_MEMORY, SMALL_MEMORY, head, run, split
+from driver import SOURCE, Engine
+from partitioned import LARGE_MEMORY, SMALL_MEMORY, run, split
 from polars.io.plugins import register_io_source
 from polars.testing import assert_frame_equal
 
@@ -32,7 +32,13 @@ def frames() -> dict[str, pl.DataFrame]:
             "unused": [[number] for number in range(rows)],
         }
     )
-    returns = pl.DataFrame({"day": [DAYS[number % 4] for number in range(60)], "shop": [number % 7 for number in range(60)], "lost": range(60)})
+    returns = pl.DataFrame(
+        {
+            "day": [DAYS[number % 4] for number in range(60)],
+            "shop": [number % 7 for number in range(60)],
+            "lost": range(60),
+        }
+    )
     shops = pl.DataFrame({"shop": range(6), "city": ["Ulm", "Bonn", "Ulm", "Kiel", "Bonn", "Jena"]})
     return {"sales": sales, "returns": returns, "shops": shops}
 
@@ -40,10 +46,14 @@ def frames() -> dict[str, pl.DataFrame]:
 QUERIES: dict[str, Query] = {
     "a filter": lambda s: s["sales"].filter(pl.col("amount") > 100).select("item", "amount"),
     "rows in order": lambda s: s["sales"].with_row_index().select("index", "amount"),
-    "rows in order after a filter": lambda s: s["sales"].filter(pl.col("shop") > 1).with_row_index(offset=3).select("index", "amount"),
+    "rows in order after a filter": lambda s: (
+        s["sales"].filter(pl.col("shop") > 1).with_row_index(offset=3).select("index", "amount")
+    ),
     "aggregation": lambda s: s["sales"].group_by("shop").agg(pl.col("amount").sum(), pl.len()).sort("shop"),
     "only a count": lambda s: s["sales"].select(pl.len()),
-    "window": lambda s: s["sales"].select(pl.col("amount").rank(), share=pl.col("amount") / pl.col("amount").sum().over("shop")),
+    "window": lambda s: s["sales"].select(
+        pl.col("amount").rank(), share=pl.col("amount") / pl.col("amount").sum().over("shop")
+    ),
     "mean in a filter": lambda s: s["sales"].filter(pl.col("amount") > pl.col("amount").mean()).select("amount"),
     "sort and slice": lambda s: s["sales"].sort("amount", descending=True).head(3),
     "slice first": lambda s: s["sales"].slice(2, 5),
@@ -52,24 +62,59 @@ QUERIES: dict[str, Query] = {
     "columns by type": lambda s: s["sales"].select(pl.col(pl.Float64)).sum(),
     "drop a column": lambda s: s["sales"].drop("unused", "item").sum(),
     "the key itself": lambda s: s["sales"].select(pl.col("day").n_unique(), first=pl.col("day").first()),
-    "join with a whole source": lambda s: s["sales"].join(s["shops"], on="shop").group_by("city").agg(pl.col("amount").sum()).sort("city"),
-    "whole source first": lambda s: s["shops"].join(s["sales"], on="shop", how="left").select("city", "amount", "day").sort("city", "amount"),
-    "anti join": lambda s: s["shops"].join(s["sales"].filter(pl.col("amount") > 480), on="shop", how="anti"),
-    "join of two keyed sources": lambda s: s["sales"].join(s["returns"], on="shop", how="full", coalesce=True).select(pl.len(), pl.col("lost").sum()),
-    "self join": lambda s: s["sales"].join(s["sales"].group_by("item").agg(top=pl.col("amount").max()), on="item").select(pl.col("top").sum()),
-    "union": lambda s: pl.concat([s["sales"].select("shop"), s["returns"].select("shop"), s["shops"].select("shop")]).group_by("shop").len().sort("shop"),
-    "union of one source": lambda s: pl.concat([s["sales"], s["sales"].filter(pl.col("shop") == 1)]).select("amount"),
-    "nested plans": lambda s: pl.concat([s["sales"].join(pl.concat([s["shops"], s["shops"]]).unique(), on="shop", how="semi"), s["sales"].head(1)]).select(
-        pl.col("amount").sum()
+    "join with a whole source": lambda s: (
+        s["sales"].join(s["shops"], on="shop").group_by("city").agg(pl.col("amount").sum()).sort("city")
     ),
-    "two filters": lambda s: pl.concat([s["sales"].filter(pl.col("shop") == 1), s["sales"].filter(pl.col("shop") == 2)]).select("shop", "amount"),
-    "a filter that fails for another key": lambda s: s["sales"].filter(pl.col("item").str.slice(5).cast(pl.Int64) > 3).select("item"),
-    "function per row": lambda s: s["sales"].select(pl.col("amount").map_elements(lambda value: value + 0.5, return_dtype=pl.Float64)),
-    "function per frame": lambda s: s["sales"].map_batches(lambda frame: frame.select(pl.col("amount").sum()), schema={"amount": pl.Float64}),
-    "function per group": lambda s: s["sales"].group_by("shop").map_groups(lambda group: group.sort("amount").tail(1), schema=s["sales"].collect_schema()).sort("shop"),
+    "whole source first": lambda s: (
+        s["shops"].join(s["sales"], on="shop", how="left").select("city", "amount", "day").sort("city", "amount")
+    ),
+    "anti join": lambda s: s["shops"].join(s["sales"].filter(pl.col("amount") > 480), on="shop", how="anti"),
+    "join of two keyed sources": lambda s: (
+        s["sales"].join(s["returns"], on="shop", how="full", coalesce=True).select(pl.len(), pl.col("lost").sum())
+    ),
+    "self join": lambda s: (
+        s["sales"]
+        .join(s["sales"].group_by("item").agg(top=pl.col("amount").max()), on="item")
+        .select(pl.col("top").sum())
+    ),
+    "union": lambda s: (
+        pl.concat([s["sales"].select("shop"), s["returns"].select("shop"), s["shops"].select("shop")])
+        .group_by("shop")
+        .len()
+        .sort("shop")
+    ),
+    "union of one source": lambda s: pl.concat([s["sales"], s["sales"].filter(pl.col("shop") == 1)]).select("amount"),
+    "nested plans": lambda s: pl.concat(
+        [s["sales"].join(pl.concat([s["shops"], s["shops"]]).unique(), on="shop", how="semi"), s["sales"].head(1)]
+    ).select(pl.col("amount").sum()),
+    "two filters": lambda s: pl.concat(
+        [s["sales"].filter(pl.col("shop") == 1), s["sales"].filter(pl.col("shop") == 2)]
+    ).select("shop", "amount"),
+    "a filter that fails for another key": lambda s: (
+        s["sales"].filter(pl.col("item").str.slice(5).cast(pl.Int64) > 3).select("item")
+    ),
+    "function per row": lambda s: s["sales"].select(
+        pl.col("amount").map_elements(lambda value: value + 0.5, return_dtype=pl.Float64)
+    ),
+    "function per frame": lambda s: s["sales"].map_batches(
+        lambda frame: frame.select(pl.col("amount").sum()), schema={"amount": pl.Float64}
+    ),
+    "function per group": lambda s: (
+        s["sales"]
+        .group_by("shop")
+        .map_groups(lambda group: group.sort("amount").tail(1), schema=s["sales"].collect_schema())
+        .sort("shop")
+    ),
     "cache": lambda s: s["sales"].cache().select(pl.col("amount").sum()),
-    "horizontal": lambda s: pl.concat([s["sales"].select(pl.col("amount").sum()), s["shops"].select(pl.len())], how="horizontal"),
-    "pivot": lambda s: s["sales"].group_by("shop").agg([pl.col("amount").filter(pl.col("item") == name).sum().alias(name) for name in ("item 1", "item 2")]).sort("shop"),
+    "horizontal": lambda s: pl.concat(
+        [s["sales"].select(pl.col("amount").sum()), s["shops"].select(pl.len())], how="horizontal"
+    ),
+    "pivot": lambda s: (
+        s["sales"]
+        .group_by("shop")
+        .agg([pl.col("amount").filter(pl.col("item") == name).sum().alias(name) for name in ("item 1", "item 2")])
+        .sort("shop")
+    ),
 }
 KEYED = {"sales", "returns"}
 
@@ -116,13 +161,16 @@ def values_of(query: Query) -> set[Any]:
     return {value for name in used & KEYED for value in frames()[name].get_column("day").unique()}
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("memory", [LARGE_MEMORY, SMALL_MEMORY])
 @pytest.mark.parametrize("name", list(QUERIES))
-def test_every_key_equals_the_filtered_query(engine: Engine, results: Path, tmp_path: Path, name: str, memory: int) -> None:
+def test_every_key_equals_the_filtered_query(
+    engine: Engine, results: Path, tmp_path: Path, name: str, memory: int
+) -> None:
     query = QUERIES[name]
     job = run(engine, results, query(lay(tmp_path, "parquet")), "day", memory=memory)
-    found = {None if key.values["day"] is None else date.fromisoformat(key.values["day"]): key.frame for key in job.keys}
+    found = {
+        None if key.values["day"] is None else date.fromisoformat(key.values["day"]): key.frame for key in job.keys
+    }
     assert set(found) == values_of(query)
     for value, frame in found.items():
         assert_frame_equal(frame, expected(query, value))
@@ -132,11 +180,17 @@ def test_every_key_equals_the_filtered_query(engine: Engine, results: Path, tmp_
 
 @pytest.mark.parametrize("memory", [LARGE_MEMORY, SMALL_MEMORY])
 @pytest.mark.parametrize("kind", ["memory", "python"])
-@pytest.mark.parametrize("name", ["a filter", "join with a whole source", "self join", "union", "only a count", "nested plans"])
-def test_every_kind_of_source_is_keyed(engine: Engine, results: Path, tmp_path: Path, name: str, kind: str, memory: int) -> None:
+@pytest.mark.parametrize(
+    "name", ["a filter", "join with a whole source", "self join", "union", "only a count", "nested plans"]
+)
+def test_every_kind_of_source_is_keyed(
+    engine: Engine, results: Path, tmp_path: Path, name: str, kind: str, memory: int
+) -> None:
     query = QUERIES[name]
     job = run(engine, results, query(lay(tmp_path, kind)), "day", memory=memory)
-    found = {None if key.values["day"] is None else date.fromisoformat(key.values["day"]): key.frame for key in job.keys}
+    found = {
+        None if key.values["day"] is None else date.fromisoformat(key.values["day"]): key.frame for key in job.keys
+    }
     assert set(found) == values_of(query)
     for value, frame in found.items():
         assert_frame_equal(frame, expected(query, value))
@@ -171,7 +225,9 @@ def test_several_keys_at_once(engine: Engine, results: Path, tmp_path: Path, mem
         value = pl.lit(None if key.values["day"] is None else date.fromisoformat(key.values["day"]), dtype=pl.Date)
         left = data["sales"].lazy().filter(pl.col("day").eq_missing(value), month == key.values["number"])
         right = data["returns"].lazy().filter(pl.col("day").eq_missing(value))
-        assert_frame_equal(key.frame, left.join(right, on="shop", how="left").select("amount", "lost").collect(), check_row_order=False)
+        assert_frame_equal(
+            key.frame, left.join(right, on="shop", how="left").select("amount", "lost").collect(), check_row_order=False
+        )
 
 
 def test_keys_that_stand_in_different_sources_are_refused(engine: Engine, results: Path, tmp_path: Path) -> None:
@@ -181,142 +237,18 @@ def test_keys_that_stand_in_different_sources_are_refused(engine: Engine, result
     assert error["code"] == "invalid_key" and "single source" in error["message"]
 
 
-@pytest.mark.smoke
-@pytest.mark.parametrize("memory", [LARGE_MEMORY, SMALL_MEMORY])
-def test_one_failing_key_does_not_touch_the_others(engine: Engine, results: Path, memory: int) -> None:
-    data = pl.DataFrame({"k": ["good", "bad", "fine"] * 2, "v": ["1", "x", "2"] * 2})
-    job = run(engine, results, data.lazy().filter(pl.col("v").cast(pl.Int64) > 0).select(pl.col("v").cast(pl.Int64).sum()), "k", memory=memory)
-    answers = {key.values["k"]: key for key in job.keys}
-    assert answers["bad"].error["code"] == "query_failed" and "x" in answers["bad"].error["message"]
-    assert answers["good"].frame.item() == 2 and answers["fine"].frame.item() == 4
+WRONG_NEEDS = """
+import frazil_engine.keyed_plans as keyed_plans
+keyed_plans.projections = lambda frame, tokens: {token: [] for token in tokens}
+"""
 
 
-@pytest.mark.smoke
-def test_a_failing_function_names_its_own_key_only(engine: Engine, results: Path) -> None:
-    def check(frame: pl.DataFrame) -> pl.DataFrame:
-        print("seen", frame.get_column("k")[0])
-        if frame.get_column("k")[0] == 2:
-            raise ValueError("two is one too many")
-        return frame
-
-    job = run(engine, results, pl.LazyFrame({"k": [1, 2, 3]}).map_batches(check), "k")
-    assert [key.answer["type"] for key in job.keys] == ["done", "failed", "done"]
-    assert job.keys[1].error["message"] == "two is one too many"
-    said = {(message["taskId"], message["text"]) for message in job.talk.all("log")}
-    assert said == {("task_0", "seen 1"), ("task_1", "seen 2"), ("task_2", "seen 3")}
-
-
-@pytest.mark.smoke
-def test_each_key_is_staged_and_published_on_its_own(engine: Engine, results: Path, tmp_path: Path) -> None:
-    data = pl.LazyFrame({"k": ["a", "b", None], "v": [1, 2, 3]})
-    job = run(engine, results, data, "k", destination=str(tmp_path / "out"), format="parquet")
-    assert [message["type"] for message, _ in job.talk.messages].count("staged") == 3
-    paths = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
-    assert paths == ["out/k=__HIVE_DEFAULT_PARTITION__/part-0.parquet", "out/k=a/part-0.parquet", "out/k=b/part-0.parquet"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
-    assert pl.read_parquet(tmp_path / "out" / "k=a" / "part-0.parquet", hive_partitioning=False).to_dicts() == [{"k": "a", "v": 1}]
-
-
-def test_decisions_come_in_any_order_and_some_keys_are_abandoned(engine: Engine, results: Path, tmp_path: Path) -> None:
-    data = pl.LazyFrame({"k": list(range(6)), "v": 1})
-    plan = serialize(data)
-    fields: dict[str, Any] = {"partitionBy": partition_by("k")}
-    found = engine.converse(run_message(results, kind="split", **fields), plan).one("keys")
-    tasks = [task(f"task_{row}", keyToken=key["token"], keyPath=key["path"]) for row, key in enumerate(found["keys"])]
-    message = run_message(results, kind="key", tasks=tasks, splitState=found["splitState"], destination=str(tmp_path / "out"), format="csv", **fields)
-    engine.send(message, plan)
-    staged: list[str] = []
-    while len(staged) < 6:
-        answer, _ = engine.receive()
-        if answer["type"] == "staged":
-            staged.append(answer["taskId"])
-    for task_id in sorted(staged, reverse=True):
-        engine.send({"type": "abandon" if task_id in ("task_1", "task_4") else "publish", "taskId": task_id})
-    answers: dict[str, Any] = {}
-    while (answer := engine.receive()[0])["type"] != "idle":
-        answers[answer["taskId"]] = answer
-    assert {task_id for task_id, answer in answers.items() if answer["type"] == "failed"} == {"task_1", "task_4"}
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["k=0", "k=2", "k=3", "k=5"]
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_a_nightly_job_can_run_twice(engine: Engine, results: Path, tmp_path: Path) -> None:
-    data = pl.LazyFrame({"k": ["a", "b"], "v": [1, 2]})
-    fields: dict[str, Any] = {"destination": str(tmp_path / "out"), "format": "parquet"}
-    run(engine, results, data, "k", **fields)
-    second = run(engine, results, pl.LazyFrame({"k": ["b", "c"], "v": [20, 30]}), "k", mode="error", **fields)
-    assert [key.answer["type"] for key in second.keys] == ["failed", "done"]
-    assert second.keys[0].error["code"] == "destination_not_empty"
-    run(engine, results, pl.LazyFrame({"k": ["b"], "v": [21]}), "k", mode="overwrite", **fields)
-    found = pl.read_parquet(tmp_path / "out", hive_partitioning=False).sort("k")
-    assert found.rows() == [("a", 1), ("b", 21), ("c", 30)]
-
-
-def test_a_key_whose_piece_is_gone_is_read_from_the_source(engine: Engine, results: Path, tmp_path: Path) -> None:
-    pl.DataFrame({"k": [1, 2, 1], "v": [5, 6, 7]}).write_parquet(tmp_path / "data.parquet")
-    plan = serialize(pl.scan_parquet(tmp_path / "data.parquet"))
-    fields: dict[str, Any] = {"partitionBy": partition_by("k"), "memoryBytes": SMALL_MEMORY}
-    found = engine.converse(run_message(results, kind="split", **fields), plan).one("keys")
-    tasks = [task(f"task_{row}", keyToken=key["token"], keyPath=key["path"]) for row, key in enumerate(found["keys"])]
-    for _ in range(2):
-        talk = engine.converse(run_message(results, kind="key", tasks=tasks, splitState=found["splitState"], **fields), plan)
-        done = {message["taskId"]: body for message, body in talk.messages if message["type"] == "done"}
-        assert head(done["task_0"]).get_column("v").to_list() == [5, 7]
-        assert head(done["task_1"]).get_column("v").to_list() == [6]
-
-
-def test_batches_of_some_keys_read_only_theirs(engine: Engine, results: Path, tmp_path: Path) -> None:
-    data = pl.DataFrame({"k": [number // 100 for number in range(1_000)], "v": range(1_000)})
-    data.write_parquet(tmp_path / "data.parquet", row_group_size=100)
-    plan = serialize(pl.scan_parquet(tmp_path / "data.parquet").select(pl.col("v").sum()))
-    fields: dict[str, Any] = {"partitionBy": partition_by("k")}
-    found = engine.converse(run_message(results, kind="split", **fields), plan).one("keys")
-    tasks = [task(f"task_{row}", keyToken=key["token"], keyPath=key["path"]) for row, key in enumerate(found["keys"])]
-    for batch in (tasks[:3], tasks[3:4], tasks[4:]):
-        talk = engine.converse(run_message(results, kind="key", tasks=batch, splitState=found["splitState"], **fields), plan)
-        for message, body in talk.messages:
-            if message["type"] == "done":
-                number = int(message["taskId"].removeprefix("task_"))
-                assert head(body).item() == sum(range(number * 100, number * 100 + 100))
-        assert len(talk.all("done")) == len(batch)
-
-
-@pytest.mark.smoke
-def test_the_input_is_read_once_for_all_keys(results: Path, tmp_path: Path) -> None:
-    rows = 1_000_000
-    wide = pl.LazyFrame({"k": [0]}).select(k=pl.int_range(rows) % 50, **{f"c{number}": pl.int_range(rows).hash(number) for number in range(6)})
-    wide.sink_parquet(tmp_path / "data.parquet", compression="uncompressed", statistics=False)
-    size = os.path.getsize(tmp_path / "data.parquet")
-    query = pl.scan_parquet(tmp_path / "data.parquet").group_by(pl.lit(1)).agg(pl.col("^c.$").sum())
-    with Engine() as engine:
-        found = split(engine, results, query, "k").one("keys")
-        tasks = [task(f"task_{row}", keyToken=key["token"], keyPath=key["path"]) for row, key in enumerate(found["keys"])]
-        before = bytes_read(engine.process.pid)
-        message = run_message(results, kind="key", tasks=tasks, partitionBy=partition_by("k"), splitState=found["splitState"])
-        assert len(engine.converse(message, serialize(query)).all("done")) == 50
-        assert bytes_read(engine.process.pid) - before < 1.3 * size
-
-
-def bytes_read(pid: int) -> int:
-    """What a process has asked to be read, from caches too."""
-    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("rchar")).split()[1])
-
-
-def test_a_key_run_needs_what_its_split_has_found(engine: Engine, results: Path) -> None:
-    plan = serialize(pl.LazyFrame({"k": [1]}))
-    for fields in ({"splitState": None}, {"splitState": None, "partitionBy": None}):
-        message = run_message(results, kind="key", tasks=[task("task_a", keyToken="x"), task("task_b")], **{"partitionBy": partition_by("k"), **fields})
-        failed = engine.converse(message, plan).all("failed")
-        assert [answer["error"]["code"] for answer in failed] == ["invalid_request", "invalid_request"]
-
-
-def test_a_source_that_fails_fails_every_key(engine: Engine, results: Path, tmp_path: Path) -> None:
-    pl.DataFrame({"k": [1, 2]}).write_parquet(tmp_path / "data.parquet")
-    plan = serialize(pl.scan_parquet(tmp_path / "data.parquet"))
-    found = engine.converse(run_message(results, kind="split", partitionBy=partition_by("k")), plan).one("keys")
-    (tmp_path / "data.parquet").unlink()
-    tasks = [task(f"task_{row}", keyToken=key["token"], keyPath=key["path"]) for row, key in enumerate(found["keys"])]
-    message = run_message(results, kind="key", tasks=tasks, partitionBy=partition_by("k"), splitState=found["splitState"])
-    failed = engine.converse(message, plan).all("failed")
-    assert [answer["error"]["code"] for answer in failed] == ["storage_refused"] * 2
+def test_columns_that_were_not_foreseen_are_read_after_all(results: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WRONG_NEEDS)
+    with Engine(env={"PYTHONPATH": f"{SOURCE}{os.pathsep}{tmp_path}"}) as engine:
+        query = QUERIES["join with a whole source"]
+        job = run(engine, results, query(lay(tmp_path, "parquet")), "day")
+        for key in job.keys:
+            value = None if key.values["day"] is None else date.fromisoformat(key.values["day"])
+            assert_frame_equal(key.frame, expected(query, value))
+        assert len(job.keys) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import msgpack
 import polars as pl
 import pytest
-from driver import Engine, run_message, serialize
+from driver import SOURCE, Engine, run_message, serialize
 from polars.io.plugins import register_io_source
 from polars.testing import assert_frame_equal
 
@@ -42,7 +43,7 @@ def change(frame: pl.LazyFrame, edit: Any) -> bytes:
     data = frame.serialize()
     arena = msgpack.unpackb(data[HEADER_BYTES:], strict_map_key=False)
     edit(arena)
-    return data[:HEADER_BYTES] + msgpack.packb(arena)
+    return data[:HEADER_BYTES] + msgpack.Packer().pack(arena)
 
 
 def input_of(arena: Any, slot: int) -> tuple[dict[str, Any], str]:
@@ -118,8 +119,8 @@ def deepen(count: int) -> Any:
 
 
 BAD_EDITS = [
-    make_cycle, make_long_cycle, dangle, refer_to_a_vacant_entry, refer_to_another_version, hide_a_cycle_in_an_array, dangle_a_frame,
-    lose_the_root, add_a_part, nest_a_plan, deepen(10_001),
+    make_cycle, make_long_cycle, dangle, refer_to_a_vacant_entry, refer_to_another_version, hide_a_cycle_in_an_array,
+    dangle_a_frame, lose_the_root, add_a_part, nest_a_plan, deepen(10_001),
 ]  # fmt: skip
 
 
@@ -131,7 +132,14 @@ def test_a_plan_that_refers_wrongly_is_refused(edit: Any) -> None:
 @pytest.mark.smoke
 def test_a_refused_plan_leaves_the_process_as_it_was(engine: Engine, results: Path) -> None:
     good = sample().serialize()
-    for data in (b"", b"nonsense" * 50, good[:-1], good + b"\0", change(sample(), make_cycle), change(sample(), dangle)):
+    for data in (
+        b"",
+        b"nonsense" * 50,
+        good[:-1],
+        good + b"\0",
+        change(sample(), make_cycle),
+        change(sample(), dangle),
+    ):
         failed = engine.converse(run_message(results), data)
         assert failed.one("failed")["error"]["code"] == "invalid_plan"
         assert failed.all("opened") == []
@@ -144,7 +152,6 @@ def test_every_truncation_is_refused() -> None:
         assert refusal(data[:end]).code in ("invalid_plan", "unsupported_polars")
 
 
-@pytest.mark.smoke
 def test_a_plan_of_another_release_is_refused(engine: Engine, results: Path) -> None:
     data = bytearray(sample().serialize())
     data[20:24] = b"beef" if data[20:24] != b"beef" else b"feed"
@@ -160,7 +167,6 @@ def test_a_plan_over_the_size_limit_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert refusal(data).code == "too_large"
 
 
-@pytest.mark.smoke
 def test_bytes_changed_at_random_never_end_the_process(engine: Engine, results: Path) -> None:
     data = sample().serialize()
     chance = random.Random(5)
@@ -229,7 +235,9 @@ def python_plans() -> dict[str, pl.LazyFrame]:
         "io source": register_io_source(source, schema={"a": pl.Int64}),
         "pipe_with_schema": frame.pipe_with_schema(lambda piped, _schema: piped),
         "credential provider": pl.scan_parquet("s3://bucket/data.parquet", credential_provider=lambda: ({}, None)),
-        "deep inside": pl.concat([frame, frame.join(frame.select(column.map_batches(function, return_dtype=pl.Int64)), on="a")]),
+        "deep inside": pl.concat(
+            [frame, frame.join(frame.select(column.map_batches(function, return_dtype=pl.Int64)), on="a")]
+        ),
     }
 
 
@@ -243,7 +251,11 @@ def test_python_in_a_plan_is_found(name: str) -> None:
 def test_plans_without_python_are_known_as_such() -> None:
     plain = [
         sample(),
-        pl.scan_parquet("s3://bucket/x.parquet", storage_options={"aws_access_key_id": "a", "aws_secret_access_key": "b", "aws_region": "c"}, credential_provider=None),
+        pl.scan_parquet(
+            "s3://bucket/x.parquet",
+            storage_options={"aws_access_key_id": "a", "aws_secret_access_key": "b", "aws_region": "c"},
+            credential_provider=None,
+        ),
         pl.scan_csv("x.csv").filter(pl.col("a").is_in(list(range(1000)))).sort("a").head(3),
         pl.concat([pl.scan_ndjson("x"), pl.scan_ipc("y")]),
         pl.LazyFrame({"a": [1]}).select(pl.col("a").rolling_mean(2), b=pl.lit(pl.Series([1, 2, 3, 4, 5, 6]))),
@@ -251,21 +263,40 @@ def test_plans_without_python_are_known_as_such() -> None:
     assert [check(frame.serialize()).has_python for frame in plain] == [False] * len(plain)
 
 
-def test_a_pickle_hidden_from_the_check_is_still_announced_before_it_runs(engine: Engine, results: Path, monkeypatch: Any) -> None:
-    from frazil_engine import opening, plans
+HIDING = """
+import frazil_engine.plans as plans
+plans.names_python = lambda value: False
+plans.pickle_version = lambda value: None
+"""
 
-    def function(frame: pl.DataFrame) -> pl.DataFrame:
-        return frame
 
-    data = serialize(pl.LazyFrame({"a": [1]}).map_batches(function))
-    monkeypatch.setattr(plans, "names_python", lambda _value: False)
-    monkeypatch.setattr(plans, "pickle_version", lambda _value: None)
-    assert plans.check_plan(data).has_python is False
-    said: list[bool] = []
-    with opening.UnpicklingWatch(said.append) as watch:
-        opening.deserialize(plans.check_plan(data).arena)
-        watch.announce(False)
-    assert said == [True]
+@pytest.fixture
+def careless_engine(tmp_path: Path) -> Any:
+    """An engine whose check of plan bytes finds no Python at all."""
+    (tmp_path / "sitecustomize.py").write_text(HIDING)
+    with Engine(env={"PYTHONPATH": f"{SOURCE}{os.pathsep}{tmp_path}"}) as started:
+        yield started
+
+
+def test_a_pickle_that_the_check_missed_is_announced_before_it_is_loaded(
+    careless_engine: Engine, results: Path
+) -> None:
+    talk = careless_engine.converse(
+        run_message(results), serialize(pl.LazyFrame({"a": [1]}).map_batches(lambda frame: frame))
+    )
+    assert [message["type"] for message, _ in talk.messages] == ["opened", "done", "idle"]
+    assert talk.one("opened")["python"] is True
+
+
+@pytest.mark.smoke
+def test_a_function_of_an_expression_that_the_check_missed_is_not_loaded(
+    careless_engine: Engine, results: Path
+) -> None:
+    frame = pl.LazyFrame({"a": [1]}).select(pl.col("a").map_batches(lambda column: column, return_dtype=pl.Int64))
+    talk = careless_engine.converse(run_message(results), serialize(frame))
+    assert talk.one("opened")["python"] is False
+    assert talk.one("failed")["error"]["code"] == "invalid_plan"
+    assert "hidden" in talk.one("failed")["error"]["message"]
 
 
 @pytest.mark.smoke
@@ -274,7 +305,10 @@ def test_functions_of_another_patch_release_of_python_run(engine: Engine, result
         return frame.select(pl.col("a") * 2)
 
     own = bytes([1, *sys.version_info[1:3]])
-    for frame in (pl.LazyFrame({"a": [4]}).map_batches(double), pl.LazyFrame({"a": [4]}).select(pl.col("a").map_batches(lambda s: s * 2, return_dtype=pl.Int64))):
+    for frame in (
+        pl.LazyFrame({"a": [4]}).map_batches(double),
+        pl.LazyFrame({"a": [4]}).select(pl.col("a").map_batches(lambda s: s * 2, return_dtype=pl.Int64)),
+    ):
         data = frame.serialize()
         assert data.count(own) == 1
         foreign = data.replace(own, bytes([1, own[1], own[2] + 1]))
@@ -299,8 +333,10 @@ def test_sql_over_table_functions(engine: Engine, results: Path, tmp_path: Path,
     assert_frame_equal(pl.read_ipc(talk.head), data.filter(pl.col("a") > 1).select("b", twice=pl.col("a") * 2))
 
 
-@pytest.mark.smoke
-@pytest.mark.parametrize(("name", "write"), [("csv", "write_csv"), ("ipc", "write_ipc"), ("ndjson", "write_ndjson"), ("json", "write_ndjson")])
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("csv", "write_csv"), ("ipc", "write_ipc"), ("ndjson", "write_ndjson"), ("json", "write_ndjson")],
+)
 def test_sql_reads_every_format(engine: Engine, results: Path, tmp_path: Path, name: str, write: str) -> None:
     data = pl.DataFrame({"a": [1, 2], "b": ["read_ndjson('z')", "it''s"]})
     getattr(data, write)(tmp_path / "d")
@@ -309,7 +345,6 @@ def test_sql_reads_every_format(engine: Engine, results: Path, tmp_path: Path, n
     assert_frame_equal(pl.read_ipc(talk.head), data.with_columns(c=pl.lit("read_ndjson('q')")))
 
 
-@pytest.mark.smoke
 def test_wrong_sql_is_a_failed_query(engine: Engine, results: Path) -> None:
     error = engine.converse(run_message(results, plan={"kind": "sql"}), b"SELECT FROM WHERE").one("failed")["error"]
     assert error["code"] == "query_failed" and "SQL" in error["type"]

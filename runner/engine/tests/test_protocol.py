@@ -12,8 +12,6 @@ import polars as pl
 import pytest
 from driver import DEADLINE_SECONDS, Engine, EngineGone, run_message, serialize, task
 
-pytestmark = pytest.mark.smoke
-
 
 def endless_plan(marker: Path) -> bytes:
     def wait(frame: pl.DataFrame) -> pl.DataFrame:
@@ -31,10 +29,17 @@ def wait_for(path: Path) -> None:
         os.sched_yield()
 
 
+@pytest.mark.smoke
 def test_an_engine_says_what_it_runs(engine: Engine) -> None:
-    assert engine.ready == {"type": "ready", "python": platform.python_version(), "polars": pl.__version__, "pid": engine.process.pid}
+    assert engine.ready == {
+        "type": "ready",
+        "python": platform.python_version(),
+        "polars": pl.__version__,
+        "pid": engine.process.pid,
+    }
 
 
+@pytest.mark.smoke
 def test_the_answers_to_a_run_come_in_order(engine: Engine, results: Path) -> None:
     talk = engine.converse(run_message(results), serialize(pl.LazyFrame({"a": [1, 2]})))
     assert [message["type"] for message, _ in talk.messages] == ["opened", "done", "idle"]
@@ -57,6 +62,7 @@ def test_the_end_of_the_pipe_ends_the_process_during_a_query(tmp_path: Path) -> 
         assert engine.process.wait(DEADLINE_SECONDS) == 0
 
 
+@pytest.mark.smoke
 def test_exit_ends_the_process_during_a_query(tmp_path: Path) -> None:
     with Engine() as engine:
         engine.send(run_message(tmp_path), endless_plan(tmp_path / "started"))
@@ -91,6 +97,7 @@ def test_a_query_run_has_one_task(results: Path) -> None:
             engine.receive()
 
 
+@pytest.mark.smoke
 def test_a_forked_child_does_not_speak_for_the_engine(engine: Engine, results: Path) -> None:
     def fork(frame: pl.DataFrame) -> pl.DataFrame:
         import os
@@ -110,7 +117,9 @@ def test_a_forked_child_does_not_speak_for_the_engine(engine: Engine, results: P
     assert talk.log_lines("stdout") == ["out of the parent"]
 
 
-def test_a_module_of_the_working_directory_does_not_stand_in_for_one_of_the_engine(tmp_path: Path, results: Path) -> None:
+def test_a_module_of_the_working_directory_does_not_stand_in_for_one_of_the_engine(
+    tmp_path: Path, results: Path
+) -> None:
     for name in ("msgpack", "obstore", "logs", "frazil_engine", "random", "json", "zlib"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('the wrong module')")
     destination = tmp_path / "out"
@@ -127,9 +136,11 @@ def test_relative_paths_mean_the_working_directory_of_the_run(engine: Engine, tm
     assert (tmp_path / "made" / "here.csv").read_text() == "a\n5\n"
 
 
-def test_modules_of_the_working_directory_are_imported_afresh_by_every_run(engine: Engine, tmp_path: Path, results: Path) -> None:
+def test_modules_of_the_working_directory_are_imported_afresh_by_every_run(
+    engine: Engine, tmp_path: Path, results: Path
+) -> None:
     def use(frame: pl.DataFrame) -> pl.DataFrame:
-        import frazil_test_local
+        import frazil_test_local  # pyright: ignore[reportMissingImports]
 
         return frame.with_columns(a=pl.lit(frazil_test_local.VALUE, dtype=pl.Int64))
 

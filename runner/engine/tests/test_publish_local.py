@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -18,8 +19,12 @@ NEW = pl.DataFrame({"a": [1, 2, 3]})
 CRASHED = 9
 
 
-def submit(engine: Engine, results: Path, destination: Path | str, mode: str, verb: str | None = "publish", **fields: Any) -> Any:
-    message = run_message(results, destination=str(destination), format=fields.pop("format", "parquet"), mode=mode, **fields)
+def submit(
+    engine: Engine, results: Path, destination: Path | str, mode: str, verb: str | None = "publish", **fields: Any
+) -> Any:
+    message = run_message(
+        results, destination=str(destination), format=fields.pop("format", "parquet"), mode=mode, **fields
+    )
     return engine.converse(message, serialize(NEW.lazy()), verb)
 
 
@@ -39,7 +44,6 @@ def lay_old(destination: Path) -> None:
     OLD.write_parquet(destination / "part-1.parquet")
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("format", ["parquet", "csv", "ipc", "ndjson"])
 def test_a_missing_directory_is_made(engine: Engine, results: Path, tmp_path: Path, format: str) -> None:
     root = tmp_path / "data"
@@ -60,9 +64,10 @@ def test_a_name_that_ends_in_a_slash_is_a_directory(engine: Engine, results: Pat
     assert tree(tmp_path / "d") == ["out.parquet/part-0.parquet"]
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("name", ["out", "out.parquet"])
-def test_data_at_the_destination_is_kept_in_mode_error(engine: Engine, results: Path, tmp_path: Path, name: str) -> None:
+def test_data_at_the_destination_is_kept_in_mode_error(
+    engine: Engine, results: Path, tmp_path: Path, name: str
+) -> None:
     root = tmp_path / "d"
     root.mkdir()
     lay_old(root / name)
@@ -73,9 +78,10 @@ def test_data_at_the_destination_is_kept_in_mode_error(engine: Engine, results: 
     assert tree(root) == before
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("name", ["out", "out.parquet"])
-def test_data_that_appears_meanwhile_is_kept_in_mode_error(engine: Engine, results: Path, tmp_path: Path, name: str) -> None:
+def test_data_that_appears_meanwhile_is_kept_in_mode_error(
+    engine: Engine, results: Path, tmp_path: Path, name: str
+) -> None:
     root = tmp_path / "d"
     engine.send(run_message(results, destination=str(root / name), format="parquet"), serialize(NEW.lazy()))
     while (answer := engine.receive()[0])["type"] != "staged":
@@ -109,13 +115,17 @@ def test_overwrite_of_nothing_is_a_first_write(engine: Engine, results: Path, tm
     assert tree(tmp_path / "d") == ["empty/part-0.parquet", "out/part-0.parquet"]
 
 
-@pytest.mark.smoke
 def test_append_adds_a_file_once_per_task(engine: Engine, results: Path, tmp_path: Path) -> None:
     out = tmp_path / "d" / "out"
     lay_old(out)
     for task_id in ("task_a", "task_b", "task_b"):
         submit(engine, results, out, "append", tasks=[task(task_id)]).one("done")
-    assert tree(tmp_path / "d") == ["out/part-0.parquet", "out/part-1.parquet", "out/part-task_a.parquet", "out/part-task_b.parquet"]
+    assert tree(tmp_path / "d") == [
+        "out/part-0.parquet",
+        "out/part-1.parquet",
+        "out/part-task_a.parquet",
+        "out/part-task_b.parquet",
+    ]
     assert pl.read_parquet(out).height == 2 * OLD.height + 2 * NEW.height
 
 
@@ -127,7 +137,9 @@ def test_nothing_is_appended_to_one_file(engine: Engine, results: Path, tmp_path
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "subdirectory/data.parquet"])
-def test_overwrite_does_not_delete_what_no_query_wrote(engine: Engine, results: Path, tmp_path: Path, name: str) -> None:
+def test_overwrite_does_not_delete_what_no_query_wrote(
+    engine: Engine, results: Path, tmp_path: Path, name: str
+) -> None:
     out = tmp_path / "home"
     (out / name).parent.mkdir(parents=True)
     (out / name).write_text("dear diary")
@@ -136,7 +148,6 @@ def test_overwrite_does_not_delete_what_no_query_wrote(engine: Engine, results: 
     assert tree(out) == [name]
 
 
-@pytest.mark.smoke
 def test_an_abandoned_attempt_leaves_nothing(engine: Engine, results: Path, tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     failed = submit(engine, results, tmp_path / "d" / "out", "error", verb="abandon").one("failed")
@@ -166,7 +177,9 @@ def test_a_task_cannot_write_beside_its_destination(engine: Engine, results: Pat
     assert not (tmp_path / "d").exists()
 
 
-def test_a_destination_behind_a_link_is_replaced_and_not_the_link(engine: Engine, results: Path, tmp_path: Path) -> None:
+def test_a_destination_behind_a_link_is_replaced_and_not_the_link(
+    engine: Engine, results: Path, tmp_path: Path
+) -> None:
     lay_old(tmp_path / "real" / "out")
     (tmp_path / "link").symlink_to(tmp_path / "real" / "out")
     submit(engine, results, tmp_path / "link", "overwrite").one("done")
@@ -176,7 +189,9 @@ def test_a_destination_behind_a_link_is_replaced_and_not_the_link(engine: Engine
 
 def test_the_manifest_is_small_and_tells_no_secret(engine: Engine, results: Path, tmp_path: Path) -> None:
     wide = pl.LazyFrame({f"a column with a rather long name {number}": [1] for number in range(5_000)})
-    message = run_message(results, destination=str(tmp_path / "out"), format="csv", storageOptions={"token": "very-secret"})
+    message = run_message(
+        results, destination=str(tmp_path / "out"), format="csv", storageOptions={"token": "very-secret"}
+    )
     talk = engine.converse(message, serialize(wide))
     import json
 
@@ -205,8 +220,10 @@ def stage_here(results: Path, destination: Path, mode: str) -> Message:
     return staging.seal(write_result(NEW.lazy(), staging.target, "parquet", {}, "streaming", 0), [])
 
 
-def crash_after(operations: int, action: Callable[[], None]) -> bool:
-    """Runs the action in a child that ends at once, without any clean-up, after so many file system operations. Whether it came to its end before."""
+def crash_after(operations: int, action: Callable[[], object]) -> bool:
+    """Runs the action in a child that ends at once, without any clean-up, after so many file system operations. Whether
+    it came to its end before.
+    """
     child = os.fork()
     if child:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -236,13 +253,27 @@ def crash_after(operations: int, action: Callable[[], None]) -> bool:
     os._exit(0)
 
 
-CASES = [(mode, name, exists) for mode in ("error", "overwrite", "append") for name in ("out", "out.parquet") for exists in (False, True)]
+CASES = [
+    (mode, name, exists)
+    for mode in ("error", "overwrite", "append")
+    for name in ("out", "out.parquet")
+    for exists in (False, True)
+]
 
 
 @pytest.mark.parametrize("is_exchanged", [True, False])
-@pytest.mark.parametrize(("mode", "name", "exists"), [case for case in CASES if not (case[2] and (case[0] == "error" or case[:2] == ("append", "out.parquet")))])
+@pytest.mark.parametrize(
+    ("mode", "name", "exists"),
+    [case for case in CASES if not (case[2] and (case[0] == "error" or case[:2] == ("append", "out.parquet")))],
+)
 def test_publishing_is_finished_from_wherever_it_stopped(
-    results: Path, tmp_path: Path, mode: str, name: str, exists: bool, is_exchanged: bool, monkeypatch: pytest.MonkeyPatch
+    results: Path,
+    tmp_path: Path,
+    mode: str,
+    name: str,
+    exists: bool,
+    is_exchanged: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from frazil_engine import destinations, publish_local
 
@@ -257,7 +288,7 @@ def test_publishing_is_finished_from_wherever_it_stopped(
         if exists:
             lay_old(root / name)
         manifest = stage_here(results, root / name, mode)
-        finished = crash_after(operations, lambda manifest=manifest: destinations.publish(manifest, {}) and None)
+        finished = crash_after(operations, functools.partial(destinations.publish, manifest, {}))
         for _ in range(2):
             location = destinations.publish(manifest, {})
         assert_frame_equal(pl.read_parquet(location), NEW)
@@ -272,7 +303,14 @@ def test_publishing_is_finished_from_wherever_it_stopped(
 def test_another_engine_finishes_the_publishing(engine: Engine, results: Path, tmp_path: Path) -> None:
     with Engine() as first:
         manifest = stage(first, results, tmp_path / "d" / "out", "error")
-    republish = {"type": "republish", "jobId": "job_1", "task": task(), "manifest": manifest, "storageOptions": {}, "cwd": None}
+    republish = {
+        "type": "republish",
+        "jobId": "job_1",
+        "task": task(),
+        "manifest": manifest,
+        "storageOptions": {},
+        "cwd": None,
+    }
     for _ in range(2):
         talk = engine.converse(republish)
         result = talk.one("done")["result"]
@@ -286,7 +324,14 @@ def test_a_republished_text_file_still_has_its_schema(engine: Engine, results: P
         first.send(run_message(results, destination=str(tmp_path / "d" / "out"), format="csv"), serialize(NEW.lazy()))
         while (answer := first.receive()[0])["type"] != "staged":
             pass
-    republish = {"type": "republish", "jobId": "job_1", "task": task(), "manifest": answer["manifest"], "storageOptions": {}, "cwd": None}
+    republish = {
+        "type": "republish",
+        "jobId": "job_1",
+        "task": task(),
+        "manifest": answer["manifest"],
+        "storageOptions": {},
+        "cwd": None,
+    }
     talk = engine.converse(republish)
     assert talk.one("done")["result"]["schema"] == [{"name": "a", "dtype": "Int64"}]
     assert talk.one("done")["result"]["rows"] == 3 and talk.head == b""
@@ -300,7 +345,14 @@ def test_republishing_what_is_gone_fails(engine: Engine, results: Path, tmp_path
     shutil.rmtree(tmp_path / "d" / ".frazil-staging")
     lay_old(tmp_path / "d" / "out")
     before = tree(tmp_path)
-    republish = {"type": "republish", "jobId": "job_1", "task": task(), "manifest": manifest, "storageOptions": {}, "cwd": None}
+    republish = {
+        "type": "republish",
+        "jobId": "job_1",
+        "task": task(),
+        "manifest": manifest,
+        "storageOptions": {},
+        "cwd": None,
+    }
     failed = engine.converse(republish).one("failed")
     assert failed["error"]["code"] == "storage_failed" and failed["retryable"] is False
     assert tree(tmp_path) == before

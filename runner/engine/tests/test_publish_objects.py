@@ -63,8 +63,23 @@ def keys(options: dict[str, str], prefix: str = "") -> list[str]:
     return sorted(found["path"] for page in obstore.list(store_of(options), prefix=prefix or None) for found in page)
 
 
-def submit(engine: Engine, results: Path, options: dict[str, str], destination: str, mode: str, verb: str | None = "publish", **fields: Any) -> Any:
-    message = run_message(results, destination=f"s3://{BUCKET}/{destination}", mode=mode, storageOptions=options, format=fields.pop("format", "parquet"), **fields)
+def submit(
+    engine: Engine,
+    results: Path,
+    options: dict[str, str],
+    destination: str,
+    mode: str,
+    verb: str | None = "publish",
+    **fields: Any,
+) -> Any:
+    message = run_message(
+        results,
+        destination=f"s3://{BUCKET}/{destination}",
+        mode=mode,
+        storageOptions=options,
+        format=fields.pop("format", "parquet"),
+        **fields,
+    )
     return engine.converse(message, serialize(NEW.lazy()), verb)
 
 
@@ -75,7 +90,9 @@ def put(options: dict[str, str], key: str, data: bytes = b"old") -> None:
 
 
 @pytest.mark.parametrize("format", ["parquet", "csv", "ipc", "ndjson"])
-def test_a_result_is_written_with_the_options_of_the_destination(engine: Engine, results: Path, options: dict[str, str], prefix: str, format: str) -> None:
+def test_a_result_is_written_with_the_options_of_the_destination(
+    engine: Engine, results: Path, options: dict[str, str], prefix: str, format: str
+) -> None:
     extension = {"ipc": "arrow"}.get(format, format)
     talk = submit(engine, results, options, f"{prefix}/{format}/", "error", format=format)
     result = talk.one("done")["result"]
@@ -89,7 +106,9 @@ def test_a_result_is_written_with_the_options_of_the_destination(engine: Engine,
 
 
 @pytest.mark.parametrize("format", ["ipc", "csv"])
-def test_a_results_location_in_a_store_uses_the_nodes_own_credentials(engine: Engine, options: dict[str, str], prefix: str, format: str) -> None:
+def test_a_results_location_in_a_store_uses_the_nodes_own_credentials(
+    engine: Engine, options: dict[str, str], prefix: str, format: str
+) -> None:
     talk = engine.converse(run_message(f"s3://{BUCKET}/{prefix}", format=format), serialize(NEW.lazy()))
     location = talk.one("done")["result"]["locations"][0]
     assert location == f"s3://{BUCKET}/{prefix}/job_1/task_1/1.{'arrow' if format == 'ipc' else 'csv'}"
@@ -98,7 +117,9 @@ def test_a_results_location_in_a_store_uses_the_nodes_own_credentials(engine: En
 
 
 @pytest.mark.parametrize("destination", ["out/", "out.parquet"])
-def test_data_at_the_destination_is_kept_in_mode_error(engine: Engine, results: Path, options: dict[str, str], prefix: str, destination: str) -> None:
+def test_data_at_the_destination_is_kept_in_mode_error(
+    engine: Engine, results: Path, options: dict[str, str], prefix: str, destination: str
+) -> None:
     put(options, f"{prefix}/out/other.parquet")
     put(options, f"{prefix}/out.parquet")
     before = keys(options)
@@ -107,13 +128,18 @@ def test_data_at_the_destination_is_kept_in_mode_error(engine: Engine, results: 
     assert keys(options) == before
 
 
-@pytest.mark.parametrize(("destination", "appearing"), [("out/", "out/part-0.parquet"), ("out/", "out/x.parquet"), ("out.parquet", "out.parquet")])
+@pytest.mark.parametrize(
+    ("destination", "appearing"),
+    [("out/", "out/part-0.parquet"), ("out/", "out/x.parquet"), ("out.parquet", "out.parquet")],
+)
 def test_data_that_appears_meanwhile_is_kept_in_mode_error(
     engine: Engine, results: Path, options: dict[str, str], prefix: str, destination: str, appearing: str
 ) -> None:
     import obstore
 
-    message = run_message(results, destination=f"s3://{BUCKET}/{prefix}/{destination}", format="parquet", storageOptions=options)
+    message = run_message(
+        results, destination=f"s3://{BUCKET}/{prefix}/{destination}", format="parquet", storageOptions=options
+    )
     engine.send(message, serialize(NEW.lazy()))
     while (answer := engine.receive()[0])["type"] != "staged":
         assert answer["type"] == "opened"
@@ -126,7 +152,9 @@ def test_data_that_appears_meanwhile_is_kept_in_mode_error(
     assert keys(options, ".frazil-staging/") == []
 
 
-def test_overwrite_replaces_all_of_a_prefix(engine: Engine, results: Path, options: dict[str, str], prefix: str) -> None:
+def test_overwrite_replaces_all_of_a_prefix(
+    engine: Engine, results: Path, options: dict[str, str], prefix: str
+) -> None:
     for key in ("out/part-0.parquet", "out/part-9.parquet", "out/day=1/part-0.parquet", "outer/part-0.parquet"):
         put(options, f"{prefix}/{key}")
     submit(engine, results, options, f"{prefix}/out", "overwrite").one("done")
@@ -134,7 +162,9 @@ def test_overwrite_replaces_all_of_a_prefix(engine: Engine, results: Path, optio
     assert_frame_equal(pl.read_parquet(f"s3://{BUCKET}/{prefix}/out/", storage_options=options), NEW)
 
 
-def test_overwrite_does_not_delete_what_no_query_wrote(engine: Engine, results: Path, options: dict[str, str], prefix: str) -> None:
+def test_overwrite_does_not_delete_what_no_query_wrote(
+    engine: Engine, results: Path, options: dict[str, str], prefix: str
+) -> None:
     put(options, f"{prefix}/out/notes.txt")
     error = submit(engine, results, options, f"{prefix}/out", "overwrite").one("failed")["error"]
     assert error["code"] == "storage_refused" and "notes.txt" in error["message"]
@@ -142,7 +172,9 @@ def test_overwrite_does_not_delete_what_no_query_wrote(engine: Engine, results: 
     assert keys(options, f"{prefix}/") == [f"{prefix}/out/notes.txt"]
 
 
-def test_append_adds_an_object_once_per_task(engine: Engine, results: Path, options: dict[str, str], prefix: str) -> None:
+def test_append_adds_an_object_once_per_task(
+    engine: Engine, results: Path, options: dict[str, str], prefix: str
+) -> None:
     put(options, f"{prefix}/out/part-0.parquet")
     for task_id in ("task_a", "task_a", "task_b"):
         submit(engine, results, options, f"{prefix}/out", "append", tasks=[task(task_id)]).one("done")
@@ -150,23 +182,31 @@ def test_append_adds_an_object_once_per_task(engine: Engine, results: Path, opti
     assert names == ["part-0.parquet", "part-task_a.parquet", "part-task_b.parquet"]
 
 
-def test_an_abandoned_attempt_leaves_nothing(engine: Engine, results: Path, options: dict[str, str], prefix: str) -> None:
+def test_an_abandoned_attempt_leaves_nothing(
+    engine: Engine, results: Path, options: dict[str, str], prefix: str
+) -> None:
     submit(engine, results, options, f"{prefix}/out", "error", verb="abandon").one("failed")
     assert keys(options, f"{prefix}/") == [] and keys(options, ".frazil-staging/") == []
 
 
 @pytest.mark.parametrize("format", ["parquet", "csv"])
-def test_a_failed_query_leaves_nothing(engine: Engine, results: Path, options: dict[str, str], prefix: str, format: str) -> None:
+def test_a_failed_query_leaves_nothing(
+    engine: Engine, results: Path, options: dict[str, str], prefix: str, format: str
+) -> None:
     def fail(frame: pl.DataFrame) -> pl.DataFrame:
         raise ValueError("no")
 
     message = run_message(results, destination=f"s3://{BUCKET}/{prefix}/out", format=format, storageOptions=options)
     engine.converse(message, serialize(NEW.lazy().map_batches(fail))).one("failed")
-    engine.converse(run_message(f"s3://{BUCKET}/{prefix}", format=format), serialize(NEW.lazy().map_batches(fail))).one("failed")
+    engine.converse(run_message(f"s3://{BUCKET}/{prefix}", format=format), serialize(NEW.lazy().map_batches(fail))).one(
+        "failed"
+    )
     assert keys(options, f"{prefix}/") == [] and keys(options, ".frazil-staging/") == []
 
 
-def test_a_bucket_that_is_not_there_is_the_callers_mistake_and_no_secret_is_told(engine: Engine, results: Path, options: dict[str, str]) -> None:
+def test_a_bucket_that_is_not_there_is_the_callers_mistake_and_no_secret_is_told(
+    engine: Engine, results: Path, options: dict[str, str]
+) -> None:
     message = run_message(results, destination="s3://nowhere-at-all/out", format="parquet", storageOptions=options)
     failed = engine.converse(message, serialize(NEW.lazy())).one("failed")
     assert (failed["error"]["code"], failed["retryable"]) == ("storage_refused", False)
@@ -179,7 +219,9 @@ def stage(results: Path, options: dict[str, str], destination: str, mode: str) -
     from frazil_engine.protocol import read_run
     from frazil_engine.sinks import write_result
 
-    message = run_message(results, destination=f"s3://{BUCKET}/{destination}", format="parquet", mode=mode, storageOptions=options)
+    message = run_message(
+        results, destination=f"s3://{BUCKET}/{destination}", format="parquet", mode=mode, storageOptions=options
+    )
     run = read_run(message, b"")
     staging = Staging(run, run.tasks[0])
     return staging.seal(write_result(NEW.lazy(), staging.target, "parquet", {}, "streaming", 0), [])
@@ -195,6 +237,7 @@ def test_publishing_is_finished_from_wherever_it_stopped(
     results: Path, options: dict[str, str], prefix: str, mode: str, destination: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import obstore
+
     from frazil_engine import destinations
 
     finished = False
@@ -227,7 +270,13 @@ def test_publishing_is_finished_from_wherever_it_stopped(
         for _ in range(2):
             location = destinations.publish(manifest, options)
         assert_frame_equal(pl.read_parquet(location, storage_options=options), NEW)
-        own = "out.parquet" if destination == "out.parquet" else "out/part-task_1.parquet" if mode == "append" else "out/part-0.parquet"
+        own = (
+            "out.parquet"
+            if destination == "out.parquet"
+            else "out/part-task_1.parquet"
+            if mode == "append"
+            else "out/part-0.parquet"
+        )
         other = ["out/part-7.parquet"] if mode == "overwrite" and destination == "out.parquet" else []
         assert keys(options, f"{place}/") == sorted(f"{place}/{key}" for key in [own, *other])
         assert keys(options, ".frazil-staging/") == []
@@ -235,8 +284,11 @@ def test_publishing_is_finished_from_wherever_it_stopped(
     assert operations >= 3
 
 
-def test_objects_too_large_for_one_copy_go_through_this_machine(results: Path, options: dict[str, str], prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_too_large_for_one_copy_go_through_this_machine(
+    results: Path, options: dict[str, str], prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import obstore
+
     from frazil_engine import destinations, publish_objects
 
     monkeypatch.setattr(publish_objects, "COPY_BYTES_MAX", 10)
@@ -262,6 +314,11 @@ def test_a_partitioned_job_in_a_store(engine: Engine, options: dict[str, str], p
     assert len(engine.converse(message, plan).all("done")) == 3
     assert keys(options, f"{prefix}/results") == []
     for value, path in (("a/b", "day=a%2Fb"), ("c", "day=c"), (None, "day=__HIVE_DEFAULT_PARTITION__")):
-        found_rows = pl.read_parquet(f"s3://{BUCKET}/{prefix}/out/{path}/part-0.parquet", storage_options=options, hive_partitioning=False, glob=False)
+        found_rows = pl.read_parquet(
+            f"s3://{BUCKET}/{prefix}/out/{path}/part-0.parquet",
+            storage_options=options,
+            hive_partitioning=False,
+            glob=False,
+        )
         assert_frame_equal(found_rows, data.filter(pl.col("day").eq_missing(pl.lit(value))).select("v"))
     assert len(keys(options, f"{prefix}/out/")) == 3

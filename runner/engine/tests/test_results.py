@@ -39,7 +39,7 @@ def assert_same(found: pl.DataFrame, expected: pl.DataFrame) -> None:
 
 
 def source_of(frame: pl.DataFrame) -> pl.LazyFrame:
-    """A query that makes the frame. A plan can't carry arrays of no width either, so that these are made by a function."""
+    """A query that makes the frame. A plan can't hold arrays of no width, so that expressions make these."""
     from frazil_engine.carriers import has_zero_width
 
     if not any(has_zero_width(dtype) for dtype in frame.schema.dtypes()):
@@ -49,7 +49,6 @@ def source_of(frame: pl.DataFrame) -> pl.LazyFrame:
     return decode_frame(encode_frame(frame.lazy()).collect().lazy())
 
 
-@pytest.mark.smoke
 @pytest.mark.parametrize("choice", ["streaming", "in-memory"])
 @pytest.mark.parametrize("case", list(every_dtype.columns()))
 def test_every_type_comes_back_as_it_was(engine: Engine, results: Path, case: str, choice: str) -> None:
@@ -101,15 +100,27 @@ def test_no_columns_keep_their_height_where_polars_has_one(engine: Engine, resul
 
 def test_nothing_lies_beside_a_result(engine: Engine, results: Path) -> None:
     run(engine, results, pl.LazyFrame({"a": [1]})).one("done")
-    run(engine, results, pl.LazyFrame({"a": [1]}).select("b"), tasks=[{**run_message(results)["tasks"][0], "attempt": 2}]).one("failed")
+    run(
+        engine,
+        results,
+        pl.LazyFrame({"a": [1]}).select("b"),
+        tasks=[{**run_message(results)["tasks"][0], "attempt": 2}],
+    ).one("failed")
     assert [path.name for path in results.rglob("*") if path.is_file()] == ["1.arrow"]
 
 
-@pytest.mark.smoke
-@pytest.mark.parametrize(("format", "extension"), [("parquet", "parquet"), ("csv", "csv"), ("ndjson", "ndjson"), ("ipc", "arrow")])
+@pytest.mark.parametrize(
+    ("format", "extension"), [("parquet", "parquet"), ("csv", "csv"), ("ndjson", "ndjson"), ("ipc", "arrow")]
+)
 @pytest.mark.parametrize("rows", [0, 1, 99, 100, 101, 250_000])
-def test_rows_head_and_schema_are_exact_in_every_format(engine: Engine, results: Path, format: str, extension: str, rows: int) -> None:
-    frame = pl.LazyFrame({"a": [0]}).select(a=pl.int_range(rows)).with_columns(b=pl.col("a").cast(pl.String), c=pl.col("a") * 0.5)
+def test_rows_head_and_schema_are_exact_in_every_format(
+    engine: Engine, results: Path, format: str, extension: str, rows: int
+) -> None:
+    frame = (
+        pl.LazyFrame({"a": [0]})
+        .select(a=pl.int_range(rows))
+        .with_columns(b=pl.col("a").cast(pl.String), c=pl.col("a") * 0.5)
+    )
     talk = run(engine, results, frame, format=format)
     result = talk.one("done")["result"]
     assert result["rows"] == rows
@@ -154,15 +165,31 @@ def test_a_head_of_huge_rows_is_not_read(monkeypatch: pytest.MonkeyPatch, tmp_pa
 @pytest.mark.parametrize(
     ("format", "options"),
     [
-        ("csv", {"separator": ";", "include_bom": True, "null_value": "NA", "quote_style": "always", "float_precision": 2}),
-        ("csv", {"include_header": False, "line_terminator": "\r\n", "decimal_comma": True, "separator": "|", "batch_size": 7}),
+        (
+            "csv",
+            {"separator": ";", "include_bom": True, "null_value": "NA", "quote_style": "always", "float_precision": 2},
+        ),
+        (
+            "csv",
+            {
+                "include_header": False,
+                "line_terminator": "\r\n",
+                "decimal_comma": True,
+                "separator": "|",
+                "batch_size": 7,
+            },
+        ),
         ("parquet", {"compression": "lz4", "statistics": False, "row_group_size": 1000, "metadata": {"made": "here"}}),
         ("ipc", {"compression": "zstd"}),
         ("ndjson", {"maintain_order": True}),
     ],
 )
-def test_options_are_those_of_polars(engine: Engine, results: Path, tmp_path: Path, format: str, options: dict[str, Any]) -> None:
-    frame = pl.LazyFrame({"a": list(range(300_000))}).with_columns(b=pl.col("a") / 3, c=pl.when(pl.col("a") % 2 == 0).then(pl.lit("x,;\n")))
+def test_options_are_those_of_polars(
+    engine: Engine, results: Path, tmp_path: Path, format: str, options: dict[str, Any]
+) -> None:
+    frame = pl.LazyFrame({"a": list(range(300_000))}).with_columns(
+        b=pl.col("a") / 3, c=pl.when(pl.col("a") % 2 == 0).then(pl.lit("x,;\n"))
+    )
     location = run(engine, results, frame, format=format, options=options).one("done")["result"]["locations"][0]
     getattr(frame, f"sink_{format}")(tmp_path / "local", **options)
     if format in ("csv", "ndjson"):
@@ -178,20 +205,28 @@ def test_compressed_text_reads_back(engine: Engine, results: Path) -> None:
 
     frame = pl.LazyFrame({"a": list(range(300_000))})
     if "compression" not in accepted_options("csv"):
-        assert "compression" in run(engine, results, frame, format="csv", options={"compression": "gzip"}).one("failed")["error"]["message"]
+        assert (
+            "compression"
+            in run(engine, results, frame, format="csv", options={"compression": "gzip"}).one("failed")["error"][
+                "message"
+            ]
+        )
         return
-    location = run(engine, results, frame, format="csv", options={"compression": "gzip"}).one("done")["result"]["locations"][0]
+    location = run(engine, results, frame, format="csv", options={"compression": "gzip"}).one("done")["result"][
+        "locations"
+    ][0]
     assert Path(location).read_bytes()[:2] == b"\x1f\x8b"
     assert_frame_equal(pl.read_csv(location), frame.collect())
 
 
-def test_arrays_of_no_width_are_refused_in_an_ipc_file_of_the_users_own(engine: Engine, results: Path, tmp_path: Path) -> None:
+def test_arrays_of_no_width_are_refused_in_an_ipc_file_of_the_users_own(
+    engine: Engine, results: Path, tmp_path: Path
+) -> None:
     frame = source_of(every_dtype.columns()["List of Array of no width"].to_frame())
     error = run(engine, results, frame, destination=str(tmp_path / "out.arrow")).one("failed")["error"]
     assert error["code"] == "result_unsupported" and '"column"' in error["message"]
 
 
-@pytest.mark.smoke
 def test_seeds_make_random_results_repeat(engine: Engine, results: Path) -> None:
     def draw(frame: pl.DataFrame) -> pl.DataFrame:
         import random
@@ -201,8 +236,14 @@ def test_seeds_make_random_results_repeat(engine: Engine, results: Path) -> None
         drawn = [random.random(), float(numpy.random.random())]
         return frame.with_columns(pl.Series("drawn", [drawn] * frame.height))
 
-    frame = pl.LazyFrame({"a": list(range(100))}).select(pl.col("a").shuffle()).map_batches(draw, schema={"a": pl.Int64, "drawn": pl.List(pl.Float64)})
+    frame = (
+        pl.LazyFrame({"a": list(range(100))})
+        .select(pl.col("a").shuffle())
+        .map_batches(draw, schema={"a": pl.Int64, "drawn": pl.List(pl.Float64)})
+    )
     run(engine, results, frame).one("done")
-    first, again, other = (read_head(run(engine, results, frame, seed=seed, engine="in-memory").head) for seed in (7, 7, 8))
+    first, again, other = (
+        read_head(run(engine, results, frame, seed=seed, engine="in-memory").head) for seed in (7, 7, 8)
+    )
     assert_frame_equal(first, again)
     assert not first.equals(other)

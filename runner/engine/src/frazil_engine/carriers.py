@@ -1,7 +1,8 @@
 """Carries arrays of width zero through Arrow IPC, which Polars writes but can't read back.
 
-In a file, `Array(T, 0)` stands as a struct whose only field is named `frazil:array[0]` and is of type T (carried itself, where it needs that): a null row is a
-null struct, any other row is a struct. `decode_frame` of a scan makes the arrays again. This module needs nothing but Polars.
+In a file, `Array(T, 0)` stands as a struct whose only field is named `frazil:array[0]` and is of type T (carried
+itself, where it needs that): a null row is a null struct, any other row is a struct. `decode_frame` of a scan makes
+the arrays again. This module needs nothing but Polars.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def encode_frame(frame: pl.LazyFrame) -> pl.LazyFrame:
     schema = frame.collect_schema()
     if not any(has_zero_width(dtype) for dtype in schema.dtypes()):
         return frame
-    return frame.with_columns(encode_expr(pl.col(escape(name)), dtype).alias(name) for name, dtype in schema.items() if has_zero_width(dtype))
+    return frame.with_columns(
+        encode_expr(pl.col(escape(name)), dtype).alias(name) for name, dtype in schema.items() if has_zero_width(dtype)
+    )
 
 
 def decode_frame(frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -53,7 +56,9 @@ def decode_frame(frame: pl.LazyFrame) -> pl.LazyFrame:
     schema = frame.collect_schema()
     if not any(has_carrier(dtype) for dtype in schema.dtypes()):
         return frame
-    return frame.with_columns(decode_expr(pl.col(escape(name)), dtype).alias(name) for name, dtype in schema.items() if has_carrier(dtype))
+    return frame.with_columns(
+        decode_expr(pl.col(escape(name)), dtype).alias(name) for name, dtype in schema.items() if has_carrier(dtype)
+    )
 
 
 def decoded_dtype(dtype: pl.DataType) -> pl.DataType:
@@ -113,7 +118,10 @@ def map_inside(expr: pl.Expr, dtype: pl.DataType, convert: Convert) -> pl.Expr:
     assert isinstance(dtype, pl.Struct)
     # Fields are taken under plain names: one whose name reads like a pattern can't be asked for inside an expression.
     plain = expr.struct.rename_fields([str(index) for index in range(len(dtype.fields))])
-    fields = [convert(plain.struct.field(str(index)), as_instance(field.dtype)).alias(field.name) for index, field in enumerate(dtype.fields)]
+    fields = [
+        convert(plain.struct.field(str(index)), as_instance(field.dtype)).alias(field.name)
+        for index, field in enumerate(dtype.fields)
+    ]
     return pl.when(expr.is_not_null()).then(pl.struct(fields))
 
 

@@ -80,7 +80,9 @@ class Staging:
             file_id = publish_local.seal(self._staged)
             where = LocalManifest(self._output.mode, self._shape, self._staging, self._staged, self._final, file_id)
         else:
-            where = ObjectManifest(self._output.mode, self._root, self._prefix, self._staged, self._final, written.bytes)
+            where = ObjectManifest(
+                self._output.mode, self._root, self._prefix, self._staged, self._final, written.bytes
+            )
         return encode_manifest(where, self._output.format, self._head_bytes_max, written, warnings)
 
     def abandon(self) -> None:
@@ -96,15 +98,31 @@ def find_shape(destination: str, format: str) -> str:
     return "file" if destination.lower().endswith(FILE_SUFFIXES[format]) else "directory"
 
 
-def encode_manifest(where: LocalManifest | ObjectManifest, format: str, head_bytes_max: int, written: Written, warnings: list[dict[str, str]]) -> dict[str, Any]:
-    """The manifest within its limit. The schema and the warnings of a very wide result give way, in this order: compressed, then left out."""
-    manifest: dict[str, Any] = {**where.encode(), "format": format, "headBytesMax": head_bytes_max, "rows": written.rows, "size": written.bytes}
+def encode_manifest(
+    where: LocalManifest | ObjectManifest,
+    format: str,
+    head_bytes_max: int,
+    written: Written,
+    warnings: list[dict[str, str]],
+) -> dict[str, Any]:
+    """The manifest within its limit. The schema and the warnings of a very wide result give way, in this order:
+    compressed, then left out.
+    """
+    manifest: dict[str, Any] = {
+        **where.encode(),
+        "format": format,
+        "headBytesMax": head_bytes_max,
+        "rows": written.rows,
+        "size": written.bytes,
+    }
     for details in ({"schema": written.schema, "warnings": warnings}, {"schema": written.schema, "warnings": []}):
         packed = base64.b64encode(zlib.compress(json.dumps(details).encode())).decode("ascii")
         if len(json.dumps({**manifest, "details": packed})) <= MANIFEST_BYTES_MAX:
             return {**manifest, "details": packed}
     if len(json.dumps(manifest)) > MANIFEST_BYTES_MAX:
-        raise Failure("limit_exceeded", f"The destination's path is too long for a manifest of {MANIFEST_BYTES_MAX:,} bytes.")
+        raise Failure(
+            "limit_exceeded", f"The destination's path is too long for a manifest of {MANIFEST_BYTES_MAX:,} bytes."
+        )
     return {**manifest, "details": None}
 
 
@@ -124,8 +142,12 @@ def decode_manifest(manifest: dict[str, Any]) -> LocalManifest | ObjectManifest:
     return kind(**{name: manifest[name] for name in kind.__dataclass_fields__})
 
 
-def describe_published(manifest: dict[str, Any], location: str, storage_options: dict[str, str]) -> tuple[Written, list[dict[str, str]]]:
-    """What a published output holds, for an engine that has not written it. A text file tells no types, so that it comes without a head."""
+def describe_published(
+    manifest: dict[str, Any], location: str, storage_options: dict[str, str]
+) -> tuple[Written, list[dict[str, str]]]:
+    """What a published output holds, for an engine that has not written it. A text file tells no types, so that it
+    comes without a head.
+    """
     details = {"schema": [], "warnings": []}
     if manifest.get("details") is not None:
         details = json.loads(zlib.decompress(base64.b64decode(manifest["details"])))

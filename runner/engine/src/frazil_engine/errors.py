@@ -8,12 +8,23 @@ import traceback
 from collections.abc import Iterable
 from typing import Any
 
-from frazil_engine.limits import ERROR_HINT_CHARS_MAX, ERROR_MESSAGE_CHARS_MAX, ERROR_NAME_CHARS_MAX, ERROR_TRACEBACK_CHARS_MAX
+import polars as pl
+
+from frazil_engine.limits import (
+    ERROR_HINT_CHARS_MAX,
+    ERROR_MESSAGE_CHARS_MAX,
+    ERROR_NAME_CHARS_MAX,
+    ERROR_TRACEBACK_CHARS_MAX,
+)
+from frazil_engine.user_code import last_exception
 
 OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
+POLARS_FOLDER = os.path.dirname(os.path.abspath(pl.__file__)) + os.sep
 RETRYABLE_CODES = {"storage_failed", "internal"}
 # Options that say where or how, and are no secrets. Everything else is left out of messages.
-PLAIN_OPTION_NAMES = re.compile(r"region|endpoint|allow_http|bucket|container|virtual_hosted|timeout|retries|unsigned|account_name|^use_|conditional")
+PLAIN_OPTION_NAMES = re.compile(
+    r"region|endpoint|allow_http|bucket|container|virtual_hosted|timeout|retries|unsigned|account_name|^use_|conditional"
+)
 SECRET_CHARS_MIN = 4
 REDACTED = "[redacted]"
 
@@ -31,7 +42,11 @@ class Failure(Exception):
 
 def secret_values(options: dict[str, str]) -> set[str]:
     """Values of storage options that must not appear in messages."""
-    return {value for name, value in options.items() if len(value) >= SECRET_CHARS_MIN and not PLAIN_OPTION_NAMES.search(name.lower())}
+    return {
+        value
+        for name, value in options.items()
+        if len(value) >= SECRET_CHARS_MIN and not PLAIN_OPTION_NAMES.search(name.lower())
+    }
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
@@ -42,9 +57,13 @@ def redact(text: str, secrets: Iterable[str]) -> str:
 
 def describe_error(error: BaseException, secrets: Iterable[str] = ()) -> tuple[dict[str, Any], bool]:
     """The error as contracts have it (`ErrorInfo`), and whether the same task may succeed when tried again."""
+    error = last_exception.behind(error) or error
     code, hint = classify(error)
     retryable = error.retryable if isinstance(error, Failure) else code in RETRYABLE_CODES
-    info: dict[str, Any] = {"code": code, "message": clip(redact(read_message(error), secrets), ERROR_MESSAGE_CHARS_MAX)}
+    info: dict[str, Any] = {
+        "code": code,
+        "message": clip(redact(read_message(error), secrets), ERROR_MESSAGE_CHARS_MAX),
+    }
     if not isinstance(error, Failure):
         info["type"] = clip(type(error).__name__, ERROR_NAME_CHARS_MAX)
         info["module"] = clip(str(type(error).__module__), ERROR_NAME_CHARS_MAX)
@@ -62,11 +81,13 @@ def classify(error: BaseException) -> tuple[str, str | None]:
         return error.code, error.hint
     if isinstance(error, MemoryError):
         return "out_of_memory", "Give the task more memory, or let the query reduce its data earlier."
-    in_user_code = any(is_user_frame(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__))
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         name = error.name.partition(".")[0]
-        return "user_code_failed", f'The engine has no module "{name}". Name the package that brings it: ComputeContext(packages=["{name}"]).'
-    if in_user_code or isinstance(error, (SystemExit, KeyboardInterrupt)) or is_unpickling(error):
+        return (
+            "user_code_failed",
+            f'The engine has no module "{name}". Name the package that brings it: ComputeContext(packages=["{name}"]).',
+        )
+    if isinstance(error, (SystemExit, KeyboardInterrupt)) or is_user_error(error):
         return "user_code_failed", None
     if is_polars_error(error) or isinstance(error, OSError):
         return classify_polars_error(error)
@@ -75,15 +96,13 @@ def classify(error: BaseException) -> tuple[str, str | None]:
     return "internal", None
 
 
-def is_unpickling(error: BaseException) -> bool:
-    """Whether a pickle inside the plan could not be read, as when it names something that this machine's modules lack."""
-    return isinstance(error, (AttributeError, ImportError)) and frames_end_outside(error)
-
-
-def frames_end_outside(error: BaseException) -> bool:
-    """Whether the innermost frame belongs neither to this engine nor to Polars' own Python."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and not is_internal_file(frames[-1][0].f_code.co_filename)
+def is_user_error(error: BaseException) -> bool:
+    """Whether it left a function of the plan and arose in that function or what it called, and not in Polars' own code
+    around it.
+    """
+    if last_exception.behind(error) is not error:
+        return False
+    return any(is_shown_frame(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def is_polars_error(error: BaseException) -> bool:
@@ -95,12 +114,14 @@ def is_polars_error(error: BaseException) -> bool:
 
 
 ACCESS_REFUSED = re.compile(
-    r"\b40[134]\b|access ?denied|forbidden|unauthorized|unauthenticated|permission denied|invalid ?access ?key|signature ?does ?not ?match|no ?such ?bucket"
-    r"|no ?such ?key|object at location .* not found|invalid credentials|NoSuchContainer|failed to .* credentials|is not a directory|no such file",
+    r"\b40[134]\b|access ?denied|forbidden|unauthorized|unauthenticated|permission denied|invalid ?access ?key"
+    r"|signature ?does ?not ?match|no ?such ?(bucket|key|container|file)|object at location .* not found"
+    r"|invalid credentials|failed to .* credentials|is not a directory",
     re.IGNORECASE,
 )
 STORAGE_TROUBLE = re.compile(
-    r"generic (s3|gcs|microsoftazure|http)|error performing|object[- ]store|error sending request|connection (refused|reset|closed)|timed? ?out|dns error"
+    r"generic (s3|gcs|microsoftazure|http)|error performing|object[- ]store|error sending request|dns error"
+    r"|connection (refused|reset|closed)|timed? ?out"
     r"|\b5\d\d (internal|bad gateway|service|gateway|slow)|slowdown|no space left|input/output error|stale file handle",
     re.IGNORECASE,
 )
@@ -108,7 +129,10 @@ STORAGE_TROUBLE = re.compile(
 
 def classify_polars_error(error: BaseException) -> tuple[str, str | None]:
     if type(error).__name__ == "PanicException":
-        return "query_failed", "Polars panicked, which is a fault in Polars. Another engine choice or Polars release may run this query."
+        return (
+            "query_failed",
+            "Polars panicked, which is a fault in Polars. Another engine choice or Polars release may run this query.",
+        )
     text = str(error)
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
         return "storage_refused", "Check the path and its credentials as seen from the machine that runs the task."
@@ -123,8 +147,10 @@ def classify_storage_error(text: str) -> tuple[str, str | None]:
     return "storage_failed", None
 
 
-def is_user_frame(filename: str) -> bool:
-    """Whether a frame is of the user's own code or of a library that the user called, not of this engine, Polars, or Python's start-up."""
+def is_shown_frame(filename: str) -> bool:
+    """Whether a frame is of the user's own code or of a library that it called, not of this engine, Polars, or Python's
+    start-up.
+    """
     return not is_internal_file(filename) and not filename.startswith("<frozen") and not is_pickle_file(filename)
 
 
@@ -133,15 +159,20 @@ def is_internal_file(filename: str) -> bool:
 
 
 def is_polars_file(filename: str) -> bool:
-    return f"{os.sep}polars{os.sep}" in filename and "site-packages" in filename
+    return filename.startswith(POLARS_FOLDER)
 
 
 def is_pickle_file(filename: str) -> bool:
-    return f"{os.sep}cloudpickle{os.sep}" in filename or filename.endswith((f"{os.sep}pickle.py", f"{os.sep}runpy.py", f"{os.sep}threading.py"))
+    return f"{os.sep}cloudpickle{os.sep}" in filename or filename.endswith(
+        (f"{os.sep}pickle.py", f"{os.sep}runpy.py", f"{os.sep}threading.py")
+    )
 
 
 # Polars appends where in its plan an exception of user code arose; the user's message ends before that.
-POLARS_CONTEXT = re.compile(r"\n\nThis error occurred (in|with) the following (expression|context stack):.*", re.DOTALL)
+POLARS_CONTEXT = re.compile(
+    r"\n\n(This error occurred (in|with) the following (expression|context stack)|Resolved plan until failure):.*",
+    re.DOTALL,
+)
 
 
 def read_message(error: BaseException) -> str:
@@ -159,7 +190,9 @@ def read_message(error: BaseException) -> str:
 
 
 def format_traceback(error: BaseException, keep_own: bool) -> str | None:
-    """The traceback with the frames of Polars and this engine left out, in this error and in those that led to it; None when none is left."""
+    """The traceback with the frames of Polars and this engine left out, in this error and in those that led to it; None
+    when none is left.
+    """
     summary = traceback.TracebackException.from_exception(error, compact=True)
     seen: set[int] = set()
     pending: list[traceback.TracebackException | None] = [summary]
@@ -170,7 +203,9 @@ def format_traceback(error: BaseException, keep_own: bool) -> str | None:
             continue
         seen.add(id(part))
         if not keep_own:
-            part.stack = traceback.StackSummary.from_list([frame for frame in part.stack if is_user_frame(frame.filename)])
+            part.stack = traceback.StackSummary.from_list(
+                [frame for frame in part.stack if is_shown_frame(frame.filename)]
+            )
         frames += len(part.stack)
         pending += [part.__cause__, part.__context__]
     return "".join(summary.format(chain=True)).rstrip() if frames else None

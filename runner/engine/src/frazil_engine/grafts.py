@@ -1,4 +1,6 @@
-"""Changes plans without knowing their expressions: finds the sources of a plan, takes out the part below a node, and puts another plan in its place."""
+"""Changes plans without knowing their expressions: finds the sources of a plan, takes out the part below a node, and
+puts another plan in its place.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,10 @@ from typing import Any
 import polars as pl
 
 from frazil_engine import wire
-from frazil_engine.plans import Arena, Reference, Slot, as_reference, is_reference, read_arena, walk
+from frazil_engine.arenas import FRAME_FIELDS, Arena, Reference, Slot, as_reference, is_reference, read_arena, walk
 from frazil_engine.sql_text import lift_scans
 
 SOURCE_KINDS = {"Scan", "DataFrameScan", "PythonScan"}
-FRAME_FIELDS = {"df", "on_columns"}
 # Fields whose nodes stand inline instead of being referred to.
 INLINE_FIELDS = ("inputs", "contexts")
 NIL = b"\xc0"
@@ -91,7 +92,9 @@ class Draft:
         frame_shift = {index: len(self._frames) + index for index in range(len(other._frames))}
         self._frames += other._frames
         for slot in slots:
-            self._nodes.append(Slot(other._nodes[slot].version, wire.encode(shift(other.value(slot), node_shift, frame_shift))))
+            self._nodes.append(
+                Slot(other._nodes[slot].version, wire.encode(shift(other.value(slot), node_shift, frame_shift)))
+            )
         return shift(other.value(other.root[0]), node_shift, frame_shift)
 
     def graft(self, place: NodePlace, frame: pl.LazyFrame) -> None:
@@ -101,13 +104,19 @@ class Draft:
     def below(self, place: NodePlace) -> Arena:
         """The plan that ends in this node."""
         part = Draft(Arena(self._header, self.root, self._frames, self._nodes))
-        part.root = (place.slot, self._nodes[place.slot].version) if not place.path else part.add_node(value_at(self.value(place.slot), place.path))
+        part.root = (
+            (place.slot, self._nodes[place.slot].version)
+            if not place.path
+            else part.add_node(value_at(self.value(place.slot), place.path))
+        )
         return part.finish()
 
     def finish(self) -> Arena:
         """The arena again, without what its root no longer leads to."""
         kept = set(self.reachable())
-        kept_frames = {index for slot in kept for name, index in find_references(self.value(slot)) if name in FRAME_FIELDS}
+        kept_frames = {
+            index for slot in kept for name, index in find_references(self.value(slot)) if name in FRAME_FIELDS
+        }
         nodes = [slot if index in kept else vacate(slot) for index, slot in enumerate(self._nodes)]
         frames = [slot if index in kept_frames else vacate(slot) for index, slot in enumerate(self._frames)]
         return Arena(self._header, self.root, frames, nodes)
@@ -167,7 +176,9 @@ def shift(value: Any, nodes: dict[int, int], frames: dict[int, int], name: str =
 
 @dataclass(frozen=True)
 class Source:
-    """Something that a plan reads: a scan, an in-memory frame or a Python source. Equal ones are one source with several places."""
+    """Something that a plan reads: a scan, an in-memory frame or a Python source. Equal ones are one source with
+    several places.
+    """
 
     number: int
     places: list[NodePlace]
@@ -187,7 +198,9 @@ def find_sources(draft: Draft) -> list[Source]:
 
 
 def lift_sql_sources(draft: Draft) -> None:
-    """Some releases keep SQL text in a node of its own: its table functions become relations of that node, so that they are sources like others."""
+    """Some releases keep SQL text in a node of its own: its table functions become relations of that node, so that they
+    are sources like others.
+    """
     for node in list(draft.nodes()):
         if node.kind != "SQL":
             continue
@@ -204,7 +217,9 @@ def lift_sql_sources(draft: Draft) -> None:
 
 
 def lift_row_indexes(draft: Draft) -> None:
-    """Polars makes `with_row_index` right above a scan an argument of that scan: it becomes a node again, so that a filter can stand between them."""
+    """Polars makes `with_row_index` right above a scan an argument of that scan: it becomes a node again, so that a
+    filter can stand between them.
+    """
     for node in list(draft.nodes()):
         if node.kind != "Scan" or node.value["Scan"]["unified_scan_args"].get("row_index") is None:
             continue

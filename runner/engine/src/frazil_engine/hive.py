@@ -12,7 +12,8 @@ NULL_VALUE = "__HIVE_DEFAULT_PARTITION__"
 NAME_BYTES_MAX = 255
 KEPT_BYTES = 180
 HASH_CHARS = 32
-# Characters that stay as they are: letters and digits of every script, and what neither file systems nor shells nor URLs treat specially.
+# Characters that stay as they are: letters and digits of every script, and what neither file systems nor shells nor
+# URLs treat specially.
 PLAIN = re.compile(r"[\w.,+@~-]", re.UNICODE)
 
 
@@ -59,5 +60,11 @@ def percent(char: str) -> str:
 def check_partition(names: list[str]) -> None:
     """A path of a task must lead below the destination and nowhere else."""
     for name in names:
-        if name in ("", ".", "..") or "=" not in name or "\0" in name or "/" in name or len(name.encode("utf-8", "surrogatepass")) > NAME_BYTES_MAX:
+        if (
+            name in ("", ".", "..")
+            or "=" not in name
+            or "\0" in name
+            or "/" in name
+            or len(name.encode("utf-8", "surrogatepass")) > NAME_BYTES_MAX
+        ):
             raise Failure("invalid_request", "The partition path of a task is not made of column=value names.")

@@ -1,6 +1,8 @@
-"""Key columns of a partitioned job: which sources have them, which values they take, and the text by which a value is known.
+"""Key columns of a partitioned job: which sources have them, which values they take, and the text by which a value is
+known.
 
-A token is a JSON list of one text (or null) per key column, exact enough to make the value again; a path is what people see.
+A token is a JSON list of one text (or null) per key column, exact enough to make the value again; a path is what
+people see.
 """
 
 from __future__ import annotations
@@ -18,7 +20,18 @@ from frazil_engine.errors import Failure
 from frazil_engine.plans import check_expression
 from frazil_engine.protocol import PartitionBy
 
-KEY_DTYPES = (pl.Boolean, pl.String, pl.Date, pl.Datetime, pl.Duration, pl.Time, pl.Decimal, pl.Categorical, pl.Enum, pl.Null)
+KEY_DTYPES = (
+    pl.Boolean,
+    pl.String,
+    pl.Date,
+    pl.Datetime,
+    pl.Duration,
+    pl.Time,
+    pl.Decimal,
+    pl.Categorical,
+    pl.Enum,
+    pl.Null,
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,11 @@ def read_key_columns(partition_by: PartitionBy) -> list[KeyColumn]:
         except pl.exceptions.PolarsError as error:
             raise Failure("invalid_key", f'The expression of key "{key.name}" can\'t be read: {error}') from error
         if not roots:
-            raise Failure("invalid_key", f'The expression of key "{key.name}" uses no column.', hint="Make it from columns of the data that the query reads.")
+            raise Failure(
+                "invalid_key",
+                f'The expression of key "{key.name}" uses no column.',
+                hint="Make it from columns of the data that the query reads.",
+            )
         columns.append(KeyColumn(key.name, expr.alias(key.name), roots, False))
     names = [column.name for column in columns]
     if len(set(names)) != len(names):
@@ -62,7 +79,9 @@ def applies(column: KeyColumn, schema: pl.Schema) -> bool:
 
 
 def key_expr(column: KeyColumn, schema: pl.Schema) -> tuple[pl.Expr, pl.DataType]:
-    """The key over a source with this schema, in the form in which values are compared, and its type. Raises Failure (invalid_key)."""
+    """The key over a source with this schema, in the form in which values are compared, and its type. Raises Failure
+    (invalid_key).
+    """
     try:
         made = pl.LazyFrame(schema=schema).select(column.expr).collect_schema()
     except pl.exceptions.PolarsError as error:
@@ -71,7 +90,11 @@ def key_expr(column: KeyColumn, schema: pl.Schema) -> tuple[pl.Expr, pl.DataType
         raise Failure("invalid_key", f'Key "{column.name}" is not one column but {len(made)}.')
     dtype = made.dtypes()[0]
     if not (dtype.is_numeric() or dtype in KEY_DTYPES):
-        raise Failure("invalid_key", f'Key "{column.name}" is of type {dtype}, of which no directory can be named.', hint="Cast it, or take a part of it.")
+        raise Failure(
+            "invalid_key",
+            f'Key "{column.name}" is of type {dtype}, of which no directory can be named.',
+            hint="Cast it, or take a part of it.",
+        )
     if not column.is_plain and not is_row_wise(column.expr, schema):
         raise Failure(
             "invalid_key",
@@ -87,10 +110,14 @@ def key_expr(column: KeyColumn, schema: pl.Schema) -> tuple[pl.Expr, pl.DataType
 
 
 def is_row_wise(expr: pl.Expr, schema: pl.Schema) -> bool:
-    """Whether Polars would move a filter on a source column below this expression, which it does only for what each row decides alone."""
+    """Whether Polars would move a filter on a source column below this expression, which it does only for what each row
+    decides alone.
+    """
     seen: list[bool] = []
 
-    def probe(with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None) -> Any:
+    def probe(
+        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+    ) -> Any:
         seen.append(predicate is not None)
         yield pl.DataFrame(schema=schema)
 

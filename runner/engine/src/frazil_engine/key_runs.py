@@ -1,32 +1,34 @@
 """Runs a query once per key of a batch, with one read of the input for all of them.
 
-Each keyed source is read once, only in the columns that the query needs, and split in memory; or its rows lie ready as pieces. Where neither is so (the
-rows do not fit, or a piece was removed because its task was done before), the source is scanned with a filter. Every key is answered on its own.
+Each keyed source is read once, only in the columns that the query needs, and split in memory; or its rows lie ready
+as pieces. Where neither is so (the rows do not fit, or a piece was removed because its task was done before), the
+source is scanned with a filter. Every key is answered on its own.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import polars as pl
 
 from frazil_engine import memory_sources, pieces
+from frazil_engine.arenas import Arena
 from frazil_engine.errors import Failure, secret_values
 from frazil_engine.grafts import Draft
 from frazil_engine.key_columns import decode_schema, decode_token, from_physical
 from frazil_engine.keyed_plans import KeyedPlan, KeyedSource, analyse, reading_predicate
-from frazil_engine.opening import deserialize, open_plan
+from frazil_engine.logs import TaskLog
+from frazil_engine.opening import OpenedPlan, deserialize, open_plan
 from frazil_engine.outcomes import Answer, Outcome, Staged, fail, settle, write_task
 from frazil_engine.pieces import INDEX_COLUMN, match_keys
 from frazil_engine.places import Place, parse_place
-from frazil_engine.plans import Arena
 from frazil_engine.protocol import Run, Task
 from frazil_engine.sampling import read_up_to
 from frazil_engine.session import Clock, Decision, Session, set_seeds
 
-# Shares of the memory: rows of keyed sources (splitting them takes as much again), and sources that every key reads whole.
+# Shares of the memory: rows of keyed sources (splitting them takes as much again), and sources that every key reads
+# whole.
 KEYED_SHARE = 3
 WHOLE_SHARE = 6
 
@@ -51,7 +53,8 @@ class Batch:
     key_tasks: list[KeyTask]
     # The plan in which the sources that are read whole are held in memory already, where they fit.
     arena: Arena
-    # Source number to the token of each row of `keys`, None where there are no rows; a missing source is scanned with a filter.
+    # Source number to the token of each row of `keys`, None where there are no rows; a missing source is scanned with a
+    # filter.
     held: dict[int, list[str | None]] = field(default_factory=dict)
     pieces_root: Place | None = None
     pieces_needed: dict[str, list[str]] = field(default_factory=dict)
@@ -76,11 +79,13 @@ def serve_keys(session: Session, run: Run) -> None:
         session.progress(run.tasks[0].task_id, "reading the input")
         batch = prepare(run, plan)
     except BaseException as error:
+        memory_sources.release_all()
         for task in run.tasks:
             answer = fail(task, error, secrets)
             session.channel.send({**answer.message, "usage": clock.usage(1 / len(run.tasks))})
         return
-    # Python holds a lock of its own, and seeds are the process's: such queries run one after the other, and their output belongs to one task.
+    # Python holds a lock of its own, and seeds are the process's: such queries run one after the other, and their
+    # output belongs to one task.
     workers = 1 if plan.has_python or run.seed is not None else run.threads
     try:
         with ThreadPoolExecutor(workers, thread_name_prefix="frazil-key") as pool:
@@ -88,17 +93,20 @@ def serve_keys(session: Session, run: Run) -> None:
                 pool.submit(run_key, session, run, batch, key_task, secrets, 1 / workers)
             settle_all(session, run, batch, secrets)
     finally:
-        memory_sources.frames.clear()
+        memory_sources.release_all()
 
 
-def prepare(run: Run, plan: Any) -> Batch:
+def prepare(run: Run, plan: OpenedPlan) -> Batch:
     if run.partition_by is None or not isinstance(run.split_state, dict):
         raise Failure("invalid_request", "A key run carries no keys, or not what its split has found.")
     keyed = analyse(plan)
     schema = decode_schema(run.split_state["keySchema"])
     tokens = [decode_token(task.key_token, len(schema)) for task in run.tasks]
     keys = from_physical([values for values, _ in tokens], schema)
-    key_tasks = [KeyTask(task, values, sources, row) for row, (task, (values, sources)) in enumerate(zip(run.tasks, tokens, strict=True))]
+    key_tasks = [
+        KeyTask(task, values, sources, row)
+        for row, (task, (values, sources)) in enumerate(zip(run.tasks, tokens, strict=True))
+    ]
     batch = Batch(keyed, keys, key_tasks, hold_whole_sources(keyed, run.memory_bytes))
     stored = run.split_state.get("pieces")
     if stored is not None:
@@ -126,28 +134,38 @@ def hold_whole_sources(plan: KeyedPlan, memory_bytes: int) -> Arena:
         rows = read_up_to(source.frame.select(source.needed), budget)
         if rows is None:
             continue
-        budget -= rows.estimated_size()
+        budget -= int(rows.estimated_size())
         token = memory_sources.hold(rows)
         for place in source.source.places:
             draft.graft(place, memory_sources.scan_held(token, source.schema))
     return draft.finish()
 
 
-def hold_by_key(plan: KeyedPlan, source: KeyedSource, keys: pl.DataFrame, bytes_max: int) -> tuple[list[str | None], int] | None:
-    """Reads a source once and holds its rows by key; None when they are too many. Gives a token per row of `keys`, and the size."""
+def hold_by_key(
+    plan: KeyedPlan, source: KeyedSource, keys: pl.DataFrame, bytes_max: int
+) -> tuple[list[str | None], int] | None:
+    """Reads a source once and holds its rows by key; None when they are too many. Gives a token per row of `keys`, and
+    the size.
+    """
     own, rows = read_matching(plan, source, keys, bytes_max)
     if rows is None:
         return None
-    size = rows.estimated_size()
+    size = int(rows.estimated_size())
     parts = rows.partition_by(INDEX_COLUMN, as_dict=True, include_key=False, maintain_order=True)
     tokens = {index: memory_sources.hold(part) for (index,), part in parts.items()}
     names = list(source.exprs)
-    positions = keys.select(names).join(own.with_row_index(INDEX_COLUMN), on=names, how="left", nulls_equal=True, maintain_order="left")
+    positions = keys.select(names).join(
+        own.with_row_index(INDEX_COLUMN), on=names, how="left", nulls_equal=True, maintain_order="left"
+    )
     return [tokens.get(index) for index in positions.get_column(INDEX_COLUMN)], size
 
 
-def read_matching(plan: KeyedPlan, source: KeyedSource, keys: pl.DataFrame, bytes_max: int) -> tuple[pl.DataFrame, pl.DataFrame | None]:
-    """The rows of these keys. What the query filters anyway is left out while reading; should that fail for a row of some other key, it is not."""
+def read_matching(
+    plan: KeyedPlan, source: KeyedSource, keys: pl.DataFrame, bytes_max: int
+) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """The rows of these keys. What the query filters anyway is left out while reading; should that fail for a row of
+    some other key, it is not.
+    """
     predicate = reading_predicate(plan, source)
     if predicate is not None:
         own, frame = match_keys(replace(source, frame=source.frame.filter(predicate)), keys)
@@ -167,13 +185,19 @@ def run_key(session: Session, run: Run, batch: Batch, key_task: KeyTask, secrets
         try:
             set_seeds(run.seed)
             try:
-                outcome = write_task(run, key_task.task, key_frame(batch, key_task, use_held=True), log)
-            except memory_sources.ColumnsMissing:
-                outcome = write_task(run, key_task.task, key_frame(batch, key_task, use_held=False), log)
+                outcome = write_key(run, batch, key_task, True, log)
+            except Exception:
+                if not memory_sources.too_narrow:
+                    raise
+                outcome = write_key(run, batch, key_task, False, log)
         except BaseException as error:
             outcome = fail(key_task.task, error, secrets)
     release(batch, key_task)
     session.events.put(Finished(key_task, outcome, clock.usage(share)))
+
+
+def write_key(run: Run, batch: Batch, key_task: KeyTask, use_held: bool, log: TaskLog) -> Outcome:
+    return write_task(run, key_task.task, key_frame(batch, key_task, use_held), batch.plan.has_python, log)
 
 
 def key_frame(batch: Batch, key_task: KeyTask, use_held: bool) -> pl.LazyFrame:
@@ -212,7 +236,8 @@ def filtered_rows(batch: Batch, source: KeyedSource, key_task: KeyTask) -> pl.La
     """A scan of the source that keeps the rows of one key."""
     row = batch.keys[key_task.row]
     conditions = [
-        expr.cast(row.schema[name]).eq_missing(pl.lit(row.get_column(name)).first()) for name, expr in source.exprs.items()
+        expr.cast(row.schema[name]).eq_missing(pl.lit(row.get_column(name)).first())
+        for name, expr in source.exprs.items()
     ]
     return source.frame.filter(conditions)
 
@@ -247,7 +272,9 @@ def settle_all(session: Session, run: Run, batch: Batch, secrets: set[str]) -> N
             session.channel.send({"type": "staged", "taskId": task_id, "manifest": event.outcome.manifest})
         if task_id in staged and task_id in decided:
             finished, output = staged.pop(task_id)
-            answer_key(session, batch, finished, settle(output, decided.pop(task_id), secrets, run.output.storage_options))
+            answer_key(
+                session, batch, finished, settle(output, decided.pop(task_id), secrets, run.output.storage_options)
+            )
             open_tasks.discard(task_id)
 
 

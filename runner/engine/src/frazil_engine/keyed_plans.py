@@ -1,9 +1,12 @@
-"""A plan seen by its keys: which of its sources a key filters, which columns of them the query needs, and what may be filtered while reading."""
+"""A plan seen by its keys: which of its sources a key filters, which columns of them the query needs, and what may be
+filtered while reading.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import io
 import re
 from collections.abc import Iterator
@@ -14,11 +17,20 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from frazil_engine import wire
+from frazil_engine.arenas import Arena
 from frazil_engine.errors import Failure
-from frazil_engine.grafts import Draft, Node, NodePlace, Source, find_references, find_sources, lift_row_indexes, lift_sql_sources
+from frazil_engine.grafts import (
+    Draft,
+    Node,
+    NodePlace,
+    Source,
+    find_references,
+    find_sources,
+    lift_row_indexes,
+    lift_sql_sources,
+)
 from frazil_engine.key_columns import KeyColumn, applies, key_expr
 from frazil_engine.opening import OpenedPlan, deserialize
-from frazil_engine.plans import Arena
 
 KEY_PREFIX = "__frazil_key_"
 
@@ -95,13 +107,14 @@ def check_keys(draft: Draft, plan: KeyedPlan) -> None:
         missing = ", ".join(f'"{name}"' for name in sorted(column.roots))
         raise Failure(
             "invalid_key",
-            f"No data that the query reads has the column {missing} of key \"{column.name}\". It reads: {', '.join(available)}.",
+            f'No data that the query reads has the column {missing} of key "{column.name}". '
+            f"It reads: {', '.join(available)}.",
             hint=find_maker(draft, column.name),
         )
     if not plan.complete:
         raise Failure(
             "invalid_key",
-            f"No single source has all of the keys {', '.join(plan.names)}, so that their combinations can't be listed.",
+            f"No single source has all of the keys {', '.join(plan.names)}: their combinations can't be listed.",
             hint="Partition by keys that stand together in one of the sources.",
         )
 
@@ -112,9 +125,15 @@ def find_maker(draft: Draft, name: str) -> str:
         for item in list_expressions(node):
             text = describe_maker(item, name)
             if text is not None:
-                return f'"{name}" is made inside the query. Partition by the expression over source columns that makes it: partition_by({text}).'
+                return (
+                    f'"{name}" is made inside the query. Partition by the expression over source columns instead: '
+                    f"partition_by({text})."
+                )
         if name in new_names(node):
-            return f'"{name}" is a new name given inside the query. Partition by the source\'s own column: partition_by(pl.col(...).alias("{name}")).'
+            return (
+                f'"{name}" is a new name given inside the query. Partition by the column of the source: '
+                f'partition_by(pl.col(...).alias("{name}")).'
+            )
     return "Partition by a column of the data that the query reads, or by an expression over such columns."
 
 
@@ -206,7 +225,7 @@ def projections(frame: pl.LazyFrame, tokens: set[str]) -> dict[str, list[str] | 
 
 def find_token(function: Any, tokens: set[str]) -> str | None:
     """Polars wraps a source's function; the token is among the arguments bound to what it wraps."""
-    for cell in getattr(function, "__closure__", None) or ():
+    for cell in getattr(inspect.unwrap(function), "__closure__", None) or ():
         arguments = getattr(cell.cell_contents, "args", ())
         if arguments and arguments[0] in tokens:
             return arguments[0]
@@ -214,7 +233,9 @@ def find_token(function: Any, tokens: set[str]) -> str | None:
 
 
 def reading_predicate(plan: KeyedPlan, source: KeyedSource) -> pl.Expr | None:
-    """A predicate that every path from this source to the result applies anyway, in the part that each row decides alone; None for none."""
+    """A predicate that every path from this source to the result applies anyway, in the part that each row decides
+    alone; None for none.
+    """
     if plan.has_python:
         return None
     draft = Draft(plan.arena)
@@ -256,7 +277,9 @@ def pushed_predicate(plan: KeyedPlan, source: KeyedSource, place: NodePlace, fil
 asked_of: dict[str, tuple[pl.Schema, list[pl.Expr | None]]] = {}
 
 
-def read_probe(token: str, with_columns: Any, predicate: pl.Expr | None, n_rows: Any, batch_size: Any) -> Iterator[pl.DataFrame]:
+def read_probe(
+    token: str, with_columns: Any, predicate: pl.Expr | None, n_rows: Any, batch_size: Any
+) -> Iterator[pl.DataFrame]:
     """A source without rows, which notes the predicate that Polars hands to it."""
     schema, predicates = asked_of[token]
     predicates.append(predicate)

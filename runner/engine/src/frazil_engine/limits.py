@@ -19,9 +19,10 @@ WARNINGS_MAX = 100
 WARNING_CATEGORY_CHARS_MAX = 200
 WARNING_MESSAGE_CHARS_MAX = 4_000
 PHASE_CHARS_MAX = 200
-KEYS_PER_RUN_MAX = 2_000
+KEYS_PER_RUN_MAX = 1_000
 
-# The longest chain of plan nodes. Polars walks a plan recursively, so that a longer one can exhaust the stack of the process.
+# The longest chain of plan nodes. Polars walks a plan recursively, so that a longer one can exhaust the stack of the
+# process.
 PLAN_DEPTH_MAX = 10_000
 PLAN_NODES_MAX = 1_000_000
 # What a head may take of a written file before fewer rows are read for it.

@@ -1,7 +1,7 @@
 """What the user's code prints and warns of, attributed to the task that it was running for.
 
-Lines are attributed by the thread that writes them (`attribute_to`); threads that belong to nobody, such as those of Polars, write for the task that the
-process runs alone, and for none while several run at once.
+Lines are attributed by the thread that writes them (`attribute_to`); threads that belong to nobody, such as those of
+Polars, write for the task that the process runs alone, and for none while several run at once.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class Logs:
 
     @contextlib.contextmanager
     def attribute_to(self, task_id: str) -> Iterator[TaskLog]:
-        """Lines written by this thread belong to the task until the end of the block; then its unfinished lines are sent."""
+        """Lines written by this thread belong to the task until the end of the block; then its unfinished lines are
+        sent.
+        """
         log = TaskLog(task_id)
         self._of_thread.log = log
         self._running.append(log)
@@ -112,7 +114,9 @@ def list_warnings(log: TaskLog) -> list[dict[str, str]]:
 
 
 class LogStream(io.TextIOBase):
-    """Stands in for `sys.stdout` or `sys.stderr`. In a forked child, which has no channel, it writes to the descriptor itself."""
+    """Stands in for `sys.stdout` or `sys.stderr`. In a forked child, which has no channel, it writes to the descriptor
+    itself.
+    """
 
     def __init__(self, logs: Logs, channel: Channel, name: str, fd: int) -> None:
         self._logs = logs

@@ -22,7 +22,7 @@ Work = Run | Republish
 
 
 def main() -> None:
-    """Serves runs until `exit` or the end of the pipe, either of which ends the process at once, whatever it is doing."""
+    """Serves runs until `exit` or the end of the pipe: either ends the process at once, whatever it is doing."""
     channel = Channel(READ_FD, WRITE_FD)
     session = Session(channel, logs.capture(channel), home=os.getcwd())
     work: queue.SimpleQueue[Work] = queue.SimpleQueue()

@@ -1,4 +1,6 @@
-"""Sources that are held in memory: a plan refers to them by a token, so that their data does not travel through plan bytes."""
+"""Sources that are held in memory: a plan refers to them by a token, so that their data does not travel through plan
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,8 @@ from polars.io.plugins import register_io_source
 
 BATCH_ROWS = 100_000
 frames: dict[str, pl.DataFrame] = {}
+# Tokens of frames of which a query has asked for more columns than they hold.
+too_narrow: set[str] = set()
 numbers = itertools.count()
 
 
@@ -25,19 +29,29 @@ def hold(frame: pl.DataFrame) -> str:
     return token
 
 
+def release_all() -> None:
+    frames.clear()
+    too_narrow.clear()
+
+
 def release(token: str) -> None:
     frames.pop(token, None)
 
 
 def scan_held(token: str, schema: pl.Schema) -> pl.LazyFrame:
-    """A scan of a held frame. `schema` is the one of the source that it stands for; the frame holds only the columns that the query needs."""
+    """A scan of a held frame. `schema` is the one of the source that it stands for; the frame holds only the columns
+    that the query needs.
+    """
     return register_io_source(functools.partial(read_held, token), schema=schema, is_pure=True)
 
 
-def read_held(token: str, with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None) -> Iterator[pl.DataFrame]:
+def read_held(
+    token: str, with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+) -> Iterator[pl.DataFrame]:
     """The generator that Polars reads. It limits the rows before it filters them, as Polars expects."""
     frame = frames[token]
     if with_columns is not None and not set(with_columns) <= set(frame.columns):
+        too_narrow.add(token)
         raise ColumnsMissing(", ".join(with_columns))
     if n_rows is not None:
         frame = frame.head(n_rows)

@@ -11,11 +11,18 @@ from frazil_engine.places import ObjectPlace
 
 # Options of the HTTP client, which obstore takes apart from those of the store.
 CLIENT_OPTIONS = {
-    "allow_http", "allow_invalid_certificates", "connect_timeout", "default_content_type", "http1_only", "http2_only", "pool_idle_timeout",
-    "pool_max_idle_per_host", "proxy_url", "timeout", "user_agent",
+    "allow_http", "allow_invalid_certificates", "connect_timeout", "default_content_type", "http1_only", "http2_only",
+    "pool_idle_timeout", "pool_max_idle_per_host", "proxy_url", "timeout", "user_agent",
 }  # fmt: skip
 # Options that only Polars knows.
-POLARS_OPTIONS = {"file_cache_ttl", "max_retries", "retry_timeout_ms", "retry_init_backoff_ms", "retry_max_backoff_ms", "retry_base_multiplier"}
+POLARS_OPTIONS = {
+    "file_cache_ttl",
+    "max_retries",
+    "retry_timeout_ms",
+    "retry_init_backoff_ms",
+    "retry_max_backoff_ms",
+    "retry_base_multiplier",
+}
 
 
 def open_store(root: str, storage_options: dict[str, str]) -> Any:
@@ -31,7 +38,8 @@ def open_store(root: str, storage_options: dict[str, str]) -> Any:
             config[lower] = value
     if root.startswith("s3"):
         config.setdefault("copy_if_not_exists", "multipart")
-    return from_url(root, config=config or None, client_options=client or None)
+    options: dict[str, Any] = {"config": config or None, "client_options": client or None}
+    return from_url(root, **options)
 
 
 def open_writer(place: ObjectPlace, storage_options: dict[str, str]) -> Any:

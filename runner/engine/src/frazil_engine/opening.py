@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import io
-import pickle
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 
+from frazil_engine.arenas import Arena
 from frazil_engine.errors import Failure, is_polars_error
 from frazil_engine.key_columns import KeyColumn, read_key_columns
 from frazil_engine.key_columns import has_python as carries_python
 from frazil_engine.limits import SQL_CHARS_MAX
-from frazil_engine.plans import Arena, check_plan
+from frazil_engine.plans import check_plan
 from frazil_engine.protocol import Run
 from frazil_engine.sql_text import name_as_polars
+from frazil_engine.user_code import watch_loading
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,28 @@ def open_plan(run: Run, announce: Callable[[bool], None]) -> OpenedPlan:
     else:
         checked = check_plan(run.plan)
         has_python = checked.has_python
-    with UnpicklingWatch(announce) as watch:
-        if has_python or (run.partition_by is not None and carries_python(run.partition_by)):
-            watch.announce(True)
-        frame = open_sql(run.plan) if checked is None else deserialize(checked.arena)
+    announcement = Announcement(announce)
+    if has_python or (run.partition_by is not None and carries_python(run.partition_by)):
+        announcement.say(True)
+    # Whatever way a pickle was written into the plan: it is announced before it is loaded.
+    frame = open_sql(run.plan) if checked is None else deserialize(checked.arena, lambda: announcement.say(True))
+    with watch_loading(lambda: announcement.say(True)):
         columns = [] if run.partition_by is None else read_key_columns(run.partition_by)
-        watch.announce(False)
+    announcement.say(False)
     if checked is None:
         checked = check_plan(frame.serialize())
-    return OpenedPlan(frame, checked.arena, watch.found_python, checked.secrets, columns)
+    return OpenedPlan(frame, checked.arena, bool(announcement.has_python), checked.secrets, columns)
 
 
-def deserialize(arena: Arena) -> pl.LazyFrame:
-    """Hands checked plan bytes to Polars."""
+def ignore() -> None:
+    """A plan whose Python is known already needs no word of it."""
+
+
+def deserialize(arena: Arena, loading: Callable[[], None] = ignore) -> pl.LazyFrame:
+    """Hands checked plan bytes to Polars. `loading` is called before each pickle in them is loaded."""
     try:
-        return pl.LazyFrame.deserialize(io.BytesIO(arena.encode()))
+        with watch_loading(loading):
+            return pl.LazyFrame.deserialize(io.BytesIO(arena.encode()))
     except Exception as error:
         if not is_polars_error(error):
             raise
@@ -73,30 +80,16 @@ def unpack_deserialize_error(error: Exception) -> BaseException:
     return Failure("user_code_failed", f"A Python function in the plan could not be read: {match.group(0)}")
 
 
-class UnpicklingWatch:
-    """While a plan is read, notices every pickle that Polars loads, in whatever way it was written into the plan."""
+class Announcement:
+    """Says once whether there is Python in a plan."""
 
     def __init__(self, announce: Callable[[bool], None]) -> None:
         self._announce = announce
-        self._announced = False
-        self.found_python = False
+        self.has_python: bool | None = None
 
-    def __enter__(self) -> UnpicklingWatch:
-        self._loads = pickle.loads
-        pickle.loads = self._watched_loads  # pyright: ignore[reportAttributeAccessIssue]
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        pickle.loads = self._loads  # pyright: ignore[reportAttributeAccessIssue]
-
-    def _watched_loads(self, *arguments: Any, **keywords: Any) -> Any:
-        self.announce(True)
-        return self._loads(*arguments, **keywords)
-
-    def announce(self, has_python: bool) -> None:
-        if not self._announced:
-            self._announced = True
-            self.found_python = has_python
+    def say(self, has_python: bool) -> None:
+        if self.has_python is None:
+            self.has_python = has_python
             self._announce(has_python)
 
 

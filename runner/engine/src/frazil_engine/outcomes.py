@@ -16,6 +16,7 @@ from frazil_engine.protocol import Message, Republish, Run, Task
 from frazil_engine.results import ResultFile
 from frazil_engine.session import Session
 from frazil_engine.sinks import Written, check_options, check_schema, choose_engine, write_result
+from frazil_engine.user_code import last_exception, watch_loading
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,25 @@ class Staged:
 Outcome = Answer | Staged
 
 
-def write_task(run: Run, task: Task, frame: pl.LazyFrame, log: TaskLog) -> Outcome:
-    """Runs the query and writes its result: to its place among the results, or staged for the destination. Raises what the query raises."""
+def write_task(run: Run, task: Task, frame: pl.LazyFrame, has_python: bool, log: TaskLog) -> Outcome:
+    """Runs the query and writes its result: to its place among the results, or staged for the destination. Raises what
+    the query raises.
+    """
+    last_exception.forget()
+    # Polars loads the functions of expressions only now.
+    with watch_loading(expect_python if has_python else refuse_python):
+        return run_and_write(run, task, frame, log)
+
+
+def expect_python() -> None:
+    """The agent knows of this plan's Python."""
+
+
+def refuse_python() -> None:
+    raise Failure("invalid_plan", "Python is hidden in this plan in a form that Polars does not write.")
+
+
+def run_and_write(run: Run, task: Task, frame: pl.LazyFrame, log: TaskLog) -> Outcome:
     output = run.output
     options = check_options(output.format, output.options)
     engine = choose_engine(run.engine)

@@ -1,7 +1,8 @@
-"""The input of a partitioned job, repartitioned once: Arrow IPC files per source and key, in the order of the source's rows.
+"""The input of a partitioned job, repartitioned once: Arrow IPC files per source and key, in the order of the source's
+rows.
 
-They lie under `<results location>/<job>/.pieces/<split task>-<attempt>/<source>/<hash of the key>/<number>.arrow`. A source without rows of a key has no
-directory for it.
+They lie under `<results location>/<job>/.pieces/<split task>-<attempt>/<source>/<hash of the key>/<number>.arrow`. A
+source without rows of a key has no directory for it.
 """
 
 from __future__ import annotations
@@ -31,11 +32,15 @@ HASH_CHARS = 32
 
 def piece_name(values: list[str | None]) -> str:
     """The directory of a key's rows."""
-    return hashlib.sha256(json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:HASH_CHARS]
+    return hashlib.sha256(json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[
+        :HASH_CHARS
+    ]
 
 
 def match_keys(source: KeyedSource, keys: pl.DataFrame) -> tuple[pl.DataFrame, pl.LazyFrame]:
-    """The distinct keys of this source with an index, and the source's needed columns with the index of each row's key. Rows of other keys are left out."""
+    """The distinct keys of this source with an index, and the source's needed columns with the index of each row's key.
+    Rows of other keys are left out.
+    """
     names = list(source.exprs)
     own = keys.select(names).unique(maintain_order=True)
     hidden = [KEY_PREFIX + name for name in names]
@@ -48,11 +53,19 @@ def match_keys(source: KeyedSource, keys: pl.DataFrame) -> tuple[pl.DataFrame, p
 
 
 def key_ranges(source: KeyedSource, own: pl.DataFrame) -> list[pl.Expr]:
-    """Conditions that every row of these keys meets, in a form with which Polars skips parts of files by their statistics."""
+    """Conditions that every row of these keys meets, in a form with which Polars skips parts of files by their
+    statistics.
+    """
     conditions = [pl.lit(True)]
     for name, column in zip(own.columns, own.get_columns(), strict=True):
         is_ordered = column.dtype.is_integer() or column.dtype.is_temporal()
-        if name in source.plain and is_ordered and source.schema[name] == column.dtype and column.null_count() == 0 and len(column) > 0:
+        if (
+            name in source.plain
+            and is_ordered
+            and source.schema[name] == column.dtype
+            and column.null_count() == 0
+            and len(column) > 0
+        ):
             bounds = pl.lit(column.sort())
             conditions.append(pl.col(name).is_between(bounds.first(), bounds.last()))
     return conditions
@@ -69,7 +82,10 @@ def write_pieces(run: Run, plan: KeyedPlan, keys: pl.DataFrame, memory_bytes: in
         writer = PieceWriter(join(root, str(source.number)), names, memory_bytes // BUFFERED_SHARE)
         for_each_batch(carriers.encode_frame(frame), writer.add)
         writer.flush()
-    return {"root": root.url if isinstance(root, ObjectPlace) else root, "needed": {str(source.number): source.needed for source in plan.keyed}}
+    return {
+        "root": root.url if isinstance(root, ObjectPlace) else root,
+        "needed": {str(source.number): source.needed for source in plan.keyed},
+    }
 
 
 class PieceWriter:
@@ -95,7 +111,9 @@ class PieceWriter:
             return
         together = pl.concat(self._batches)
         self._batches, self._bytes = [], 0
-        for index, rows in together.partition_by(INDEX_COLUMN, as_dict=True, include_key=False, maintain_order=True).items():
+        for index, rows in together.partition_by(
+            INDEX_COLUMN, as_dict=True, include_key=False, maintain_order=True
+        ).items():
             write_piece(join(self._folder, self._names[index[0]], f"{self._number:06}.arrow"), rows)
         self._number += 1
 
@@ -151,4 +169,6 @@ def scan_piece(files: list[str], needed: list[str], schema: pl.Schema) -> pl.Laz
     if not files:
         return pl.LazyFrame(schema=schema)
     rows = carriers.decode_frame(pl.scan_ipc(files, glob=False))
-    return rows.select(pl.col(name) if name in needed else pl.lit(None, dtype=dtype).alias(name) for name, dtype in schema.items())
+    return rows.select(
+        pl.col(name) if name in needed else pl.lit(None, dtype=dtype).alias(name) for name, dtype in schema.items()
+    )

@@ -42,7 +42,11 @@ def parse_place(text: str, cwd: str | None) -> Place:
     if scheme.lower() == "file":
         return os.path.normpath("/" + unquote(key))
     if scheme.lower() not in OBJECT_SCHEMES:
-        raise Failure("not_available", f"Results can't be written to {scheme}:// addresses. Use a path or one of {', '.join(f'{name}://' for name in OBJECT_SCHEMES)}.")
+        raise Failure(
+            "not_available",
+            f"Results can't be written to {scheme}:// addresses.",
+            hint=f"Use a path, or an address of one of the kinds {', '.join(OBJECT_SCHEMES)}.",
+        )
     return ObjectPlace(f"{scheme}://{bucket}", key)
 
 

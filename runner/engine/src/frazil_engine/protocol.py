@@ -93,7 +93,9 @@ class Republish:
 
 
 class Channel:
-    """Reads frames from one pipe and writes frames to another. Writing is safe from every thread of the process that made it, and of no other."""
+    """Reads frames from one pipe and writes frames to another. Writing is safe from every thread of the process that
+    made it, and of no other.
+    """
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self._read_fd = read_fd
@@ -132,7 +134,9 @@ class Channel:
             return None
         header_bytes, body_bytes = LENGTHS.unpack(lengths)
         if header_bytes > HEADER_BYTES_MAX or header_bytes + body_bytes > ENGINE_FRAME_BYTES_MAX:
-            raise ProtocolFault(f"A frame of {header_bytes} + {body_bytes} bytes is over the limit of {ENGINE_FRAME_BYTES_MAX} bytes.")
+            raise ProtocolFault(
+                f"A frame of {header_bytes} + {body_bytes} bytes is over the limit of {ENGINE_FRAME_BYTES_MAX} bytes."
+            )
         header = self._read(header_bytes)
         body = self._read(body_bytes) if body_bytes else b""
         if header is None or body is None:

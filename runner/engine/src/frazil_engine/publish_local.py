@@ -1,7 +1,8 @@
-"""Publishing on a local file system: what lies staged becomes visible at once or not at all, and finishing it twice does no harm.
+"""Publishing on a local file system: what lies staged becomes visible at once or not at all, and finishing it twice
+does no harm.
 
-Every step can be the last one of a process. `publish` begins by looking which file stands at the destination, so that a second call goes on from
-wherever the first one stopped.
+Every step can be the last one of a process. `publish` begins by looking which file stands at the destination, so
+that a second call goes on from wherever the first one stopped.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import re
 import shutil
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from frazil_engine.errors import Failure
 from frazil_engine.limits import REPLACED_ENTRIES_MAX
@@ -22,8 +24,11 @@ STAGING_NAME = ".frazil-staging"
 MAKE_TRIES_MAX = 10
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
-# What may stand in a directory that mode "overwrite" replaces: data files, partitions, and the hidden or underscored files that writers leave.
-DATA_NAME = re.compile(rf"(^[._])|(\.({'|'.join(EXTENSIONS.values())}|ipc|feather|jsonl|json|pq)(\.(gz|zst))?$)", re.IGNORECASE)
+# What may stand in a directory that mode "overwrite" replaces: data files, partitions, and the hidden or underscored
+# files that writers leave.
+DATA_NAME = re.compile(
+    rf"(^[._])|(\.({'|'.join(EXTENSIONS.values())}|ipc|feather|jsonl|json|pq)(\.(gz|zst))?$)", re.IGNORECASE
+)
 PARTITION_NAME = re.compile(r"^[^=/]+=")
 
 
@@ -49,15 +54,27 @@ def staging_folder(root: str, task_id: str, attempt: int) -> str:
 
 
 def check_destination(path: str, shape: str, mode: str) -> None:
-    """Refuses early what publishing would refuse. Raises Failure (destination_not_empty, storage_refused, unprocessable)."""
+    """Refuses early what publishing would refuse. Raises Failure (destination_not_empty, storage_refused,
+    unprocessable).
+    """
     if path == os.sep or os.path.ismount(path):
-        raise Failure("storage_refused", f"{path} is the root of a file system, which can't be replaced as a whole.", hint="Write to a directory below it.")
+        raise Failure(
+            "storage_refused",
+            f"{path} is the root of a file system, which can't be replaced as a whole.",
+            hint="Write to a directory below it.",
+        )
     if shape == "file" and os.path.isdir(path):
-        raise Failure("storage_refused", f"{path} is a directory.", hint="End the destination in / to write into a directory.")
+        raise Failure(
+            "storage_refused", f"{path} is a directory.", hint="End the destination in / to write into a directory."
+        )
     if shape == "directory" and os.path.lexists(path) and not os.path.isdir(path):
         raise Failure("storage_refused", f"{path} is a file, not a directory.")
     if shape == "file" and mode == "append" and os.path.lexists(path):
-        raise Failure("unprocessable", f"{path} is one file, to which nothing can be appended.", hint="Append to a directory instead.")
+        raise Failure(
+            "unprocessable",
+            f"{path} is one file, to which nothing can be appended.",
+            hint="Append to a directory instead.",
+        )
     if mode == "error" and (os.path.lexists(path) if shape == "file" else has_entries(path)):
         raise not_empty(path)
     if mode == "overwrite" and shape == "directory":
@@ -81,7 +98,7 @@ def has_entries(path: str) -> bool:
 
 
 def check_replaceable(path: str) -> None:
-    """Mode "overwrite" replaces a directory with all that is in it: only one that looks like written data is replaced."""
+    """Mode "overwrite" replaces a directory with all that is in it, and only one that looks like written data."""
     if not os.path.isdir(path):
         return
     with os.scandir(path) as entries:
@@ -90,7 +107,7 @@ def check_replaceable(path: str) -> None:
             if not known.search(entry.name) or count >= REPLACED_ENTRIES_MAX:
                 raise Failure(
                     "storage_refused",
-                    f'{path} holds "{entry.name}", which is not data that a query wrote; mode="overwrite" would delete the whole directory.',
+                    f'{path} holds "{entry.name}", which no query wrote; mode="overwrite" would delete all of {path}.',
                     hint="Write to a directory of its own, or empty it first.",
                 )
 
@@ -114,7 +131,9 @@ def seal(staged: str) -> list[str]:
 
 
 def identify(path: str) -> list[str]:
-    """What stays the same when a file is moved within its file system, as text: the numbers are too long for JSON's readers."""
+    """What stays the same when a file is moved within its file system, as text: the numbers are too long for JSON's
+    readers.
+    """
     found = os.stat(path, follow_symlinks=False)
     return [str(part) for part in (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)]
 
@@ -128,15 +147,23 @@ def is_file(path: str, file_id: list[str]) -> bool:
 
 def final_file(manifest: LocalManifest) -> str:
     """Where the staged file stands after publishing."""
-    return manifest.final if manifest.shape == "file" else os.path.join(manifest.final, os.path.basename(manifest.staged))
+    return (
+        manifest.final if manifest.shape == "file" else os.path.join(manifest.final, os.path.basename(manifest.staged))
+    )
 
 
 def publish(manifest: LocalManifest) -> str:
-    """Makes the staged file visible and removes the staging directory. Gives the file's place. Safe to call again after any interruption."""
+    """Makes the staged file visible and removes the staging directory. Gives the file's place. Safe to call again after
+    any interruption.
+    """
     final = final_file(manifest)
     if not is_file(final, manifest.file_id):
         if not is_file(manifest.staged, manifest.file_id):
-            raise Failure("storage_failed", f"What was staged for {manifest.final} is gone, and other data stands there.", retryable=False)
+            raise Failure(
+                "storage_failed",
+                f"What was staged for {manifest.final} is gone, and other data stands there.",
+                retryable=False,
+            )
         make_parents(manifest.final)
         move(manifest)
     sync_names(final, os.path.dirname(os.path.dirname(manifest.staging)))
@@ -194,7 +221,8 @@ def replace_folder(staged: str, final: str, old: str) -> None:
 
 
 @functools.cache
-def find_renameat2() -> ctypes._CFuncPtr | None:
+def find_renameat2() -> Any:
+    """The system call, where the C library has it; else None."""
     try:
         return ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):

@@ -1,7 +1,7 @@
 """Publishing in an object store: a staged object is copied to its place by the store itself.
 
-One object appears at once. A partition that is overwritten is not atomic as a whole: its new object replaces the old one of the same name first,
-then the other objects of the partition are deleted.
+One object appears at once. A partition that is overwritten is not atomic as a whole: its new object replaces the old
+one of the same name first, then the other objects of the partition are deleted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ TRANSFERRED_CHUNK_BYTES = 8 * 1024**2
 
 @dataclass(frozen=True)
 class ObjectManifest:
-    """Keys of a staged object and of its place. `prefix` is the partition's, empty for a destination that is one object."""
+    """Keys of a staged object and of its place. `prefix` is the partition's, empty for a destination that is one
+    object.
+    """
 
     mode: str
     root: str
@@ -48,7 +50,11 @@ def check_destination(store: Any, root: str, prefix: str, key: str, mode: str) -
     if mode == "error" and holds_data(store, prefix, key, ours=None):
         raise not_empty(f"{root}/{prefix or key}")
     if mode == "append" and not prefix and exists(store, key):
-        raise Failure("unprocessable", f"{root}/{key} is one object, to which nothing can be appended.", hint="Append to a prefix instead: end it in /.")
+        raise Failure(
+            "unprocessable",
+            f"{root}/{key} is one object, to which nothing can be appended.",
+            hint="Append to a prefix instead: end it in /.",
+        )
     if mode == "overwrite" and prefix:
         list_replaced(store, root, prefix)
 
@@ -79,10 +85,14 @@ def list_replaced(store: Any, root: str, prefix: str) -> list[str]:
     keys = []
     for key in list_keys(store, prefix):
         *folders, name = key[len(prefix.rstrip("/")) + 1 :].split("/")
-        if not DATA_NAME.search(name) or not all(PARTITION_NAME.search(folder) for folder in folders) or len(keys) >= REPLACED_ENTRIES_MAX:
+        if (
+            not DATA_NAME.search(name)
+            or not all(PARTITION_NAME.search(folder) for folder in folders)
+            or len(keys) >= REPLACED_ENTRIES_MAX
+        ):
             raise Failure(
                 "storage_refused",
-                f'{root}/{key} is not data that a query wrote; mode="overwrite" would delete everything below {root}/{prefix}.',
+                f'{root}/{key} is nothing that a query wrote; mode="overwrite" would delete all of {root}/{prefix}.',
                 hint="Write to a prefix of its own, or empty it first.",
             )
         keys.append(key)
@@ -90,11 +100,17 @@ def list_replaced(store: Any, root: str, prefix: str) -> list[str]:
 
 
 def publish(store: Any, manifest: ObjectManifest) -> str:
-    """Makes the staged object visible and deletes it. Gives the object's URL. Safe to call again after any interruption."""
+    """Makes the staged object visible and deletes it. Gives the object's URL. Safe to call again after any
+    interruption.
+    """
     if exists(store, manifest.staged):
         copy(store, manifest)
     elif size_of(store, manifest.final) != manifest.bytes:
-        raise Failure("storage_failed", f"What was staged for {manifest.root}/{manifest.final} is gone, and other data stands there.", retryable=False)
+        raise Failure(
+            "storage_failed",
+            f"What was staged for {manifest.root}/{manifest.final} is gone, and other data stands there.",
+            retryable=False,
+        )
     if manifest.mode == "overwrite" and manifest.prefix:
         others = [key for key in list_replaced(store, manifest.root, manifest.prefix) if key != manifest.final]
         if others:
@@ -143,7 +159,9 @@ def require_same(store: Any, manifest: ObjectManifest) -> None:
 def same_content(store: Any, manifest: ObjectManifest) -> bool:
     for start in range(0, manifest.bytes, TRANSFERRED_CHUNK_BYTES):
         end = min(start + TRANSFERRED_CHUNK_BYTES, manifest.bytes)
-        ours, theirs = (obstore.get_range(store, key, start=start, end=end) for key in (manifest.staged, manifest.final))
+        ours, theirs = (
+            obstore.get_range(store, key, start=start, end=end) for key in (manifest.staged, manifest.final)
+        )
         if bytes(ours) != bytes(theirs):
             return False
     return True

@@ -1,4 +1,4 @@
-"""Results without a destination: one file of their own per attempt, which nothing reads before its task was recorded."""
+"""Results without a destination: a file of its own per attempt, which nothing reads before the task was recorded."""
 
 from __future__ import annotations
 
@@ -49,5 +49,3 @@ class ResultFile:
                 os.unlink(self._path)
             else:
                 objects.delete(self._place)
-
-

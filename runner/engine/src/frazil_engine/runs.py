@@ -37,7 +37,7 @@ def serve_query(session: Session, run: Run) -> None:
             plan = open_plan(run, session.announce_python)
             secrets |= plan.secrets
             set_seeds(run.seed)
-            outcome = write_task(run, task, plan.frame, log)
+            outcome = write_task(run, task, plan.frame, plan.has_python, log)
         except BaseException as error:
             outcome = fail(task, error, secrets)
     usage = clock.usage()

@@ -13,7 +13,9 @@ BATCH_ROWS = 100_000
 
 
 def for_each_batch(frame: pl.LazyFrame, use: Callable[[pl.DataFrame], bool]) -> None:
-    """Hands the frame's rows over in batches, in their order, until `use` says True. What `use` raises comes out as it is."""
+    """Hands the frame's rows over in batches, in their order, until `use` says True. What `use` raises comes out as it
+    is.
+    """
     raised: list[BaseException] = []
 
     def take(batch: pl.DataFrame) -> bool:
@@ -61,7 +63,8 @@ def too_many_keys(limit: int) -> Failure:
     return Failure(
         "limit_exceeded",
         f"The key has more than {limit:,} distinct values, the limit max_keys of this job.",
-        hint=f"Raise it where so many results are meant: partition_by(..., max_keys={limit * 10}); or take a coarser key, such as a month instead of a day.",
+        hint=f"Raise it where so many results are meant: partition_by(..., max_keys={limit * 10}). "
+        "Or take a coarser key, such as a month instead of a day.",
     )
 
 

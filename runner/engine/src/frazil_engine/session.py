@@ -36,7 +36,8 @@ class Session:
     channel: Channel
     logs: Logs
     home: str
-    # What the run that is under way waits for: decisions on staged outputs, and outputs that its workers have staged or failed to.
+    # What the run that is under way waits for: decisions on staged outputs, and outputs that its workers have staged or
+    # failed to.
     events: queue.SimpleQueue[Event] = field(default_factory=queue.SimpleQueue)
 
     def announce_python(self, has_python: bool) -> None:
@@ -68,8 +69,10 @@ class Clock:
 
 @contextlib.contextmanager
 def working_directory(session: Session, cwd: str | None) -> Iterator[None]:
-    """Enters the directory for the time of a run, where there is one. Its modules can be imported, after everything that is installed; what was
-    imported from it is forgotten afterwards, so that the next run sees its files as they are then."""
+    """Enters the directory for the time of a run, where there is one. Its modules can be imported, after everything
+    that is installed; what was imported from it is forgotten afterwards, so that the next run sees its files as they
+    are then.
+    """
     if cwd is None or not os.path.isdir(cwd):
         yield
         return

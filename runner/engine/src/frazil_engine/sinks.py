@@ -18,8 +18,9 @@ from frazil_engine.limits import HEAD_READ_BYTES_MAX, HEAD_ROWS_MAX
 EXTENSIONS = {"parquet": "parquet", "csv": "csv", "ipc": "arrow", "ndjson": "ndjson"}
 # Arguments of the sinks that this engine sets, or that JSON can't hold.
 OWN_ARGUMENTS = {
-    "self", "path", "lazy", "engine", "optimizations", "storage_options", "credential_provider", "mkdir", "sync_on_close", "retries",
-    "sinked_paths_callback", "_record_batch_statistics", "field_overwrites", "arrow_schema", "encryption", "check_extension",
+    "self", "path", "lazy", "engine", "optimizations", "storage_options", "credential_provider", "mkdir", "retries",
+    "sync_on_close", "sinked_paths_callback", "_record_batch_statistics", "field_overwrites", "arrow_schema",
+    "encryption", "check_extension",
 }  # fmt: skip
 # Formats whose files tell their rows and types without being read.
 SCANNED_FORMATS = ("parquet", "ipc")
@@ -58,7 +59,8 @@ def check_options(format: str, options: dict[str, Any]) -> dict[str, Any]:
     if unknown:
         raise Failure(
             "unprocessable",
-            f"sink_{format} of Polars {pl.__version__} has no option {', '.join(unknown)}. It accepts: {', '.join(accepted)}.",
+            f"sink_{format} of Polars {pl.__version__} has no option {', '.join(unknown)}. "
+            f"It accepts: {', '.join(accepted)}.",
         )
     if isinstance(options.get("compat_level"), int):
         return {**options, "compat_level": pl.CompatLevel._with_version(options["compat_level"])}
@@ -82,8 +84,12 @@ def choose_engine(engine: str) -> Any:
     return pl.GPUEngine(raise_on_fail=False)
 
 
-def write_result(frame: pl.LazyFrame, target: Target, format: str, options: dict[str, Any], engine: Any, head_bytes_max: int) -> Written:
-    """Runs the query and writes its result to the target. The result is never held in memory whole, unless the engine needs that."""
+def write_result(
+    frame: pl.LazyFrame, target: Target, format: str, options: dict[str, Any], engine: Any, head_bytes_max: int
+) -> Written:
+    """Runs the query and writes its result to the target. The result is never held in memory whole, unless the engine
+    needs that.
+    """
     if format in SCANNED_FORMATS:
         sink_file(frame, target, format, options, engine)
         return read_written(target, format, head_bytes_max)
@@ -92,7 +98,12 @@ def write_result(frame: pl.LazyFrame, target: Target, format: str, options: dict
 
 def sink_file(frame: pl.LazyFrame, target: Target, format: str, options: dict[str, Any], engine: Any) -> None:
     write = getattr(frame if isinstance(engine, str) else frame.collect(engine=engine).lazy(), f"sink_{format}")
-    write(target.location, engine=engine if isinstance(engine, str) else "in-memory", storage_options=target.storage_options, **options)
+    write(
+        target.location,
+        engine=engine if isinstance(engine, str) else "in-memory",
+        storage_options=target.storage_options,
+        **options,
+    )
 
 
 def read_written(target: Target, format: str, head_bytes_max: int) -> Written:
@@ -120,7 +131,11 @@ def check_schema(schema: pl.Schema, format: str, may_carry: bool) -> None:
     """Refuses columns that can't be written so that they can be read again. Raises Failure (result_unsupported)."""
     for name, dtype in schema.items():
         if has_object(dtype):
-            raise Failure("result_unsupported", f'Column "{name}" is of type {dtype}: Python objects have no form in a file.', hint="Cast it, or drop it.")
+            raise Failure(
+                "result_unsupported",
+                f'Column "{name}" is of type {dtype}: Python objects have no form in a file.',
+                hint="Cast it, or drop it.",
+            )
         if format == "ipc" and not may_carry and carriers.has_zero_width(dtype):
             raise Failure(
                 "result_unsupported",
@@ -151,14 +166,16 @@ def encode_head(head: pl.DataFrame, bytes_max: int) -> bytes:
     return b""
 
 
-def write_text(frame: pl.LazyFrame, target: Target, format: str, options: dict[str, Any], engine: Any, head_bytes_max: int) -> Written:
+def write_text(
+    frame: pl.LazyFrame, target: Target, format: str, options: dict[str, Any], engine: Any, head_bytes_max: int
+) -> Written:
     """Writes csv or ndjson batch by batch, because such a file tells neither its number of rows nor its types."""
     options = dict(options)
     order = options.pop("maintain_order", True)
     with target.open() as file:
         writer = TextWriter(file, format, options)
         if isinstance(engine, str):
-            frame.sink_batches(writer.write, maintain_order=order, engine=engine)
+            frame.sink_batches(writer.write, maintain_order=order, engine=engine)  # pyright: ignore[reportArgumentType]
         else:
             writer.write(frame.collect(engine=engine))
         if writer.head is None:

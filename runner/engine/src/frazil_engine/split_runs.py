@@ -49,7 +49,9 @@ def split(session: Session, run: Run, plan: KeyedPlan, max_keys: int) -> dict[st
         raise too_many_keys(max_keys)
     values = keys.drop(SOURCE_COLUMN)
     state: dict[str, Any] = {"keySchema": encode_schema(values.schema), "pieces": None}
-    if keys.height > 0 and (keys.height > KEYS_PER_RUN_MAX or estimate_bytes(plan, found) * MEMORY_FACTOR > run.memory_bytes):
+    if keys.height > 0 and (
+        keys.height > KEYS_PER_RUN_MAX or estimate_bytes(plan, found) * MEMORY_FACTOR > run.memory_bytes
+    ):
         session.progress(run.tasks[0].task_id, "repartitioning the input")
         state["pieces"] = pieces.write_pieces(run, plan, values, run.memory_bytes)
     return {"type": "keys", "taskId": run.tasks[0].task_id, "keys": describe_keys(keys, values), "splitState": state}
@@ -63,7 +65,9 @@ def read_keys_of(plan: KeyedPlan, source: KeyedSource, max_keys: int) -> Distinc
 
 
 def unite(plan: KeyedPlan, found: dict[int, pl.DataFrame]) -> pl.DataFrame:
-    """The keys of all sources in a fixed order, with the numbers of the sources in which each occurs. Types become their supertype."""
+    """The keys of all sources in a fixed order, with the numbers of the sources in which each occurs. Types become
+    their supertype.
+    """
     marked = [rows.with_columns(pl.lit(number, dtype=pl.Int64).alias(SOURCE_COLUMN)) for number, rows in found.items()]
     together = pl.concat(marked, how="vertical_relaxed")
     return together.group_by(plan.names).agg(pl.col(SOURCE_COLUMN).sort()).sort(plan.names, nulls_last=False)
@@ -83,6 +87,10 @@ def estimate_bytes(plan: KeyedPlan, found: dict[int, DistinctRows]) -> float:
     """What the columns that the query needs take in memory, over all keyed sources."""
     total = 0.0
     for source in plan.keyed:
-        rows = found[source.number].rows_seen if source.number in found else source.frame.select(pl.len()).collect(engine="streaming").item()
+        rows = (
+            found[source.number].rows_seen
+            if source.number in found
+            else source.frame.select(pl.len()).collect(engine="streaming").item()
+        )
         total += rows * row_bytes(source.frame.select(source.needed))
     return total

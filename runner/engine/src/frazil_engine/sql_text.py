@@ -1,4 +1,6 @@
-"""Finds table functions such as read_parquet('...') in SQL text, and leaves quoted text, quoted names and comments alone."""
+"""Finds table functions such as read_parquet('...') in SQL text, and leaves quoted text, quoted names and comments
+alone.
+"""
 
 from __future__ import annotations
 

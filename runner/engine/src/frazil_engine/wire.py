@@ -1,4 +1,6 @@
-"""MessagePack with a bound on its nesting. The C unpacker refuses values nested deeper than 1,024, which Polars writes for long chains of operators."""
+"""MessagePack with a bound on its nesting. The C unpacker refuses values nested deeper than 1,024, which Polars writes
+for long chains of operators.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ def decode(data: bytes) -> Any:
 def encode(value: Any) -> bytes:
     """Encodes one value. Values nested deeper than the C packer can hold raise WireFault."""
     try:
-        return msgpack.packb(value, use_bin_type=True)
+        return msgpack.Packer(use_bin_type=True).pack(value)
     except ValueError as error:
         raise WireFault(str(error)) from None
 

@@ -1,0 +1,187 @@
+"""Batches of keys: each answered on its own, with one read of the input for all of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from driver import Engine, partition_by, run_message, serialize, task
+from partitioned import LARGE_MEMORY, SMALL_MEMORY, head, run, split
+
+
+@pytest.mark.parametrize("memory", [LARGE_MEMORY, SMALL_MEMORY])
+def test_one_failing_key_does_not_touch_the_others(engine: Engine, results: Path, memory: int) -> None:
+    data = pl.DataFrame({"k": ["good", "bad", "fine"] * 2, "v": ["1", "x", "2"] * 2})
+    job = run(
+        engine,
+        results,
+        data.lazy().filter(pl.col("v").cast(pl.Int64) > 0).select(pl.col("v").cast(pl.Int64).sum()),
+        "k",
+        memory=memory,
+    )
+    answers = {key.values["k"]: key for key in job.keys}
+    assert answers["bad"].error["code"] == "query_failed" and "x" in answers["bad"].error["message"]
+    assert answers["good"].frame.item() == 2 and answers["fine"].frame.item() == 4
+
+
+def test_a_failing_function_names_its_own_key_only(engine: Engine, results: Path) -> None:
+    def check(frame: pl.DataFrame) -> pl.DataFrame:
+        print("seen", frame.get_column("k")[0])
+        if frame.get_column("k")[0] == 2:
+            raise ValueError("two is one too many")
+        return frame
+
+    job = run(engine, results, pl.LazyFrame({"k": [1, 2, 3]}).map_batches(check), "k")
+    assert [key.answer["type"] for key in job.keys] == ["done", "failed", "done"]
+    assert job.keys[1].error["message"] == "two is one too many"
+    said = {(message["taskId"], message["text"]) for message in job.talk.all("log")}
+    assert said == {("task_0", "seen 1"), ("task_1", "seen 2"), ("task_2", "seen 3")}
+
+
+@pytest.mark.smoke
+def test_each_key_is_staged_and_published_on_its_own(engine: Engine, results: Path, tmp_path: Path) -> None:
+    data = pl.LazyFrame({"k": ["a", "b", None], "v": [1, 2, 3]})
+    job = run(engine, results, data, "k", destination=str(tmp_path / "out"), format="parquet")
+    assert [message["type"] for message, _ in job.talk.messages].count("staged") == 3
+    paths = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert paths == [
+        "out/k=__HIVE_DEFAULT_PARTITION__/part-0.parquet",
+        "out/k=a/part-0.parquet",
+        "out/k=b/part-0.parquet",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    assert pl.read_parquet(tmp_path / "out" / "k=a" / "part-0.parquet", hive_partitioning=False).to_dicts() == [
+        {"k": "a", "v": 1}
+    ]
+
+
+def test_decisions_come_in_any_order_and_some_keys_are_abandoned(engine: Engine, results: Path, tmp_path: Path) -> None:
+    data = pl.LazyFrame({"k": list(range(6)), "v": 1})
+    plan = serialize(data)
+    fields: dict[str, Any] = {"partitionBy": partition_by("k")}
+    found = engine.converse(run_message(results, kind="split", **fields), plan).one("keys")
+    tasks = [task(f"task_{row}", keyToken=key["token"], keyPath=key["path"]) for row, key in enumerate(found["keys"])]
+    message = run_message(
+        results,
+        kind="key",
+        tasks=tasks,
+        splitState=found["splitState"],
+        destination=str(tmp_path / "out"),
+        format="csv",
+        **fields,
+    )
+    engine.send(message, plan)
+    staged: list[str] = []
+    while len(staged) < 6:
+        answer, _ = engine.receive()
+        if answer["type"] == "staged":
+            staged.append(answer["taskId"])
+    for task_id in sorted(staged, reverse=True):
+        engine.send({"type": "abandon" if task_id in ("task_1", "task_4") else "publish", "taskId": task_id})
+    answers: dict[str, Any] = {}
+    while (answer := engine.receive()[0])["type"] != "idle":
+        answers[answer["taskId"]] = answer
+    assert {task_id for task_id, answer in answers.items() if answer["type"] == "failed"} == {"task_1", "task_4"}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["k=0", "k=2", "k=3", "k=5"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_nightly_job_can_run_twice(engine: Engine, results: Path, tmp_path: Path) -> None:
+    data = pl.LazyFrame({"k": ["a", "b"], "v": [1, 2]})
+    fields: dict[str, Any] = {"destination": str(tmp_path / "out"), "format": "parquet"}
+    run(engine, results, data, "k", **fields)
+    second = run(engine, results, pl.LazyFrame({"k": ["b", "c"], "v": [20, 30]}), "k", mode="error", **fields)
+    assert [key.answer["type"] for key in second.keys] == ["failed", "done"]
+    assert second.keys[0].error["code"] == "destination_not_empty"
+    run(engine, results, pl.LazyFrame({"k": ["b"], "v": [21]}), "k", mode="overwrite", **fields)
+    found = pl.read_parquet(tmp_path / "out", hive_partitioning=False).sort("k")
+    assert found.rows() == [("a", 1), ("b", 21), ("c", 30)]
+
+
+def test_a_key_whose_piece_is_gone_is_read_from_the_source(engine: Engine, results: Path, tmp_path: Path) -> None:
+    pl.DataFrame({"k": [1, 2, 1], "v": [5, 6, 7]}).write_parquet(tmp_path / "data.parquet")
+    plan = serialize(pl.scan_parquet(tmp_path / "data.parquet"))
+    fields: dict[str, Any] = {"partitionBy": partition_by("k"), "memoryBytes": SMALL_MEMORY}
+    found = engine.converse(run_message(results, kind="split", **fields), plan).one("keys")
+    tasks = [task(f"task_{row}", keyToken=key["token"], keyPath=key["path"]) for row, key in enumerate(found["keys"])]
+    for _ in range(2):
+        talk = engine.converse(
+            run_message(results, kind="key", tasks=tasks, splitState=found["splitState"], **fields), plan
+        )
+        done = {message["taskId"]: body for message, body in talk.messages if message["type"] == "done"}
+        assert head(done["task_0"]).get_column("v").to_list() == [5, 7]
+        assert head(done["task_1"]).get_column("v").to_list() == [6]
+
+
+def test_batches_of_some_keys_read_only_theirs(engine: Engine, results: Path, tmp_path: Path) -> None:
+    data = pl.DataFrame({"k": [number // 100 for number in range(1_000)], "v": range(1_000)})
+    data.write_parquet(tmp_path / "data.parquet", row_group_size=100)
+    plan = serialize(pl.scan_parquet(tmp_path / "data.parquet").select(pl.col("v").sum()))
+    fields: dict[str, Any] = {"partitionBy": partition_by("k")}
+    found = engine.converse(run_message(results, kind="split", **fields), plan).one("keys")
+    tasks = [task(f"task_{row}", keyToken=key["token"], keyPath=key["path"]) for row, key in enumerate(found["keys"])]
+    for batch in (tasks[:3], tasks[3:4], tasks[4:]):
+        talk = engine.converse(
+            run_message(results, kind="key", tasks=batch, splitState=found["splitState"], **fields), plan
+        )
+        for message, body in talk.messages:
+            if message["type"] == "done":
+                number = int(message["taskId"].removeprefix("task_"))
+                assert head(body).item() == sum(range(number * 100, number * 100 + 100))
+        assert len(talk.all("done")) == len(batch)
+
+
+def test_the_input_is_read_once_for_all_keys(results: Path, tmp_path: Path) -> None:
+    rows = 1_000_000
+    wide = pl.LazyFrame({"k": [0]}).select(
+        k=pl.int_range(rows) % 50, **{f"c{number}": pl.int_range(rows).hash(number) for number in range(6)}
+    )
+    wide.sink_parquet(tmp_path / "data.parquet", compression="uncompressed", statistics=False)
+    size = os.path.getsize(tmp_path / "data.parquet")
+    query = pl.scan_parquet(tmp_path / "data.parquet").group_by(pl.lit(1)).agg(pl.col("^c.$").sum())
+    with Engine() as engine:
+        found = split(engine, results, query, "k").one("keys")
+        tasks = [
+            task(f"task_{row}", keyToken=key["token"], keyPath=key["path"]) for row, key in enumerate(found["keys"])
+        ]
+        before = bytes_read(engine.process.pid)
+        message = run_message(
+            results, kind="key", tasks=tasks, partitionBy=partition_by("k"), splitState=found["splitState"]
+        )
+        assert len(engine.converse(message, serialize(query)).all("done")) == 50
+        assert bytes_read(engine.process.pid) - before < 1.3 * size
+
+
+def bytes_read(pid: int) -> int:
+    """What a process has asked to be read, from caches too."""
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("rchar")).split()[1])
+
+
+def test_a_key_run_needs_what_its_split_has_found(engine: Engine, results: Path) -> None:
+    plan = serialize(pl.LazyFrame({"k": [1]}))
+    for fields in ({"splitState": None}, {"splitState": None, "partitionBy": None}):
+        message = run_message(
+            results,
+            kind="key",
+            tasks=[task("task_a", keyToken="x"), task("task_b")],
+            **{"partitionBy": partition_by("k"), **fields},
+        )
+        failed = engine.converse(message, plan).all("failed")
+        assert [answer["error"]["code"] for answer in failed] == ["invalid_request", "invalid_request"]
+
+
+def test_a_source_that_fails_fails_every_key(engine: Engine, results: Path, tmp_path: Path) -> None:
+    pl.DataFrame({"k": [1, 2]}).write_parquet(tmp_path / "data.parquet")
+    plan = serialize(pl.scan_parquet(tmp_path / "data.parquet"))
+    found = engine.converse(run_message(results, kind="split", partitionBy=partition_by("k")), plan).one("keys")
+    (tmp_path / "data.parquet").unlink()
+    tasks = [task(f"task_{row}", keyToken=key["token"], keyPath=key["path"]) for row, key in enumerate(found["keys"])]
+    message = run_message(
+        results, kind="key", tasks=tasks, partitionBy=partition_by("k"), splitState=found["splitState"]
+    )
+    failed = engine.converse(message, plan).all("failed")
+    assert [answer["error"]["code"] for answer in failed] == ["storage_refused"] * 2
