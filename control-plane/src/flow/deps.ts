@@ -10,10 +10,9 @@ import type { Templates } from "./templates.ts";
 
 export type { ClusterRow, ConnectedNode, NodeRow } from "../db/clusters.ts";
 export type { PrismaClient as Prisma } from "../db/generated/client.ts";
-export type { JobRow, NewTasks } from "../db/jobs.ts";
+export type { JobRow } from "../db/jobs.ts";
 export type { NewPlan } from "../db/plans.ts";
-export type { NewResult } from "../db/results.ts";
-export type { AttemptKey, LeasedTask, NewKeyTask, OpenTask, TaskOutcome } from "../db/tasks.ts";
+export type { AttemptKey, LeasedTask, OpenTask, TaskOutcome } from "../db/tasks.ts";
 export type { WorkspaceRow } from "../db/tokens.ts";
 export type { Sql };
 
