@@ -24,6 +24,18 @@ def step(title: str) -> Iterator[None]:
     TIMINGS.append((title, time.perf_counter() - started))
 
 
+def percentiles(context: pc.ComputeContext) -> str:
+    """Round trips through the whole system: client, control plane, Postgres, node, engine, and back."""
+    trivial = pl.LazyFrame({"a": [1, 2, 3]}).select(pl.sum("a"))
+    times = []
+    for _ in range(50):
+        started = time.perf_counter()
+        assert trivial.remote(context).collect().item() == 6
+        times.append((time.perf_counter() - started) * 1000)
+    times.sort()
+    return f"p50 {times[24]:.1f} ms, p90 {times[44]:.1f} ms"
+
+
 def main(source: str, output: str) -> None:
     context = pc.ComputeContext()
     lineitem = pl.scan_parquet(source)
@@ -43,6 +55,9 @@ def main(source: str, output: str) -> None:
 
     with step("The same query again, warm"):
         query.remote(context).write_parquet(f"{output}/summary/", mode="overwrite").await_result()
+
+    with step("A trivial query, warm, 50 times"):
+        print(f"{percentiles(context)} from submission to the result in hand")
 
     with step("Partitioned: once per year of shipping"):
         per_year = (
