@@ -27,12 +27,12 @@ describe("output", () => {
 
   it("makes paths absolute, keeps the slash at the end, and leaves URLs alone", () => {
     const places = ["out", "out/", "../x.csv", "/abs", "s3://b/k/", "abfss://c@a.dfs.core.windows.net/p"].map(
-      (dst) => makeOutput({ dst }, "/work/dir")?.destination,
+      (dst) => makeOutput({ dst }, "/home/ann")?.destination,
     );
     expect(places).toEqual([
-      "/work/dir/out",
-      "/work/dir/out/",
-      "/work/x.csv",
+      "/home/ann/out",
+      "/home/ann/out/",
+      "/home/x.csv",
       "/abs",
       "s3://b/k/",
       "abfss://c@a.dfs.core.windows.net/p",

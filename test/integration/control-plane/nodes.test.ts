@@ -104,7 +104,7 @@ describe("a node that is lost", () => {
 });
 
 describe("a node that says nothing for as long as a lease lasts", () => {
-  const LEASE_TTL_MS = 600;
+  const LEASE_TTL_MS = 1_000;
   let quick: TestControlPlane;
   beforeAll(async () => {
     quick = await startTestControlPlane({ leaseTtlMs: LEASE_TTL_MS });

@@ -2,7 +2,7 @@ import type { Job } from "@frazil/contracts";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type Api, openApi } from "../../harness/api.ts";
 import { startTestControlPlane, type TestControlPlane } from "../../harness/control-plane.ts";
-import { letWork, makeFakeNode } from "../../harness/fake-node.ts";
+import { type FakeNode, letWork, makeFakeNode } from "../../harness/fake-node.ts";
 import { manyFrames, oneQuery, succeeded } from "../../harness/submissions.ts";
 import { waitUntil } from "../../harness/wait-until.ts";
 
@@ -16,6 +16,14 @@ beforeAll(async () => {
   api = openApi(second.address, first.api.token);
 });
 afterAll(() => first.close());
+
+/** A node of a cluster connects to this control plane, whichever ordered it. */
+async function connectTo(test: TestControlPlane, node: FakeNode): Promise<FakeNode> {
+  await node.disconnect();
+  const there = makeFakeNode(test.address, node.id, node.token);
+  await there.reconnect();
+  return there;
+}
 
 const HEAR_WITHIN_MS = 10_000;
 
@@ -34,22 +42,27 @@ function hears(test: TestControlPlane, topic: string): Promise<void> {
 describe("two control planes on one database", () => {
   it("tell each other of work for the nodes of the other, and of ends for its waiters", async () => {
     const warm = await first.warmCluster();
+    const node = await connectTo(first, warm.node);
     const toldOfWork = hears(first, `room:${warm.clusterId}`);
     const job = await api.submit(submission(warm.clusterId));
     await toldOfWork;
-    const { task } = await warm.node.takeRun();
+    const { task } = await node.takeRun();
     const toldOfEnd = hears(second, `end:${job.id}`);
     const waiting = api.ended(job.id);
-    await warm.node.finish(task, succeeded(3));
+    await node.finish(task, succeeded(3));
     await toldOfEnd;
     expect((await waiting).result?.rows).toBe(3);
+    await node.disconnect();
   });
 
   it("tell a node of the other to stop what was cancelled here, before it asks", async () => {
     const warm = await first.warmCluster();
-    const { job, task } = await warm.submitAndTake();
+    const node = await connectTo(first, warm.node);
+    const job = await warm.submit();
+    const { task } = await node.takeRun();
     await api.post<Job>(`/v1/jobs/${job.id}/cancel`);
-    expect((await warm.node.take("cancel")).tasks).toEqual([{ taskId: task.taskId, attempt: 1 }]);
+    expect((await node.take("cancel")).tasks).toEqual([{ taskId: task.taskId, attempt: 1 }]);
+    await node.disconnect();
   });
 
   it("hear each other again after the connection for it was cut", async () => {
@@ -92,11 +105,8 @@ describe("two control planes on one database", () => {
 
   it("share a job's frames between nodes that are connected to either, each frame once", async () => {
     const warm = await first.warmCluster({ clusterSize: 2 });
-    const [here, there] = warm.nodes;
-    if (here === undefined || there === undefined) throw new Error("the cluster has two nodes");
-    await there.disconnect();
-    const moved = makeFakeNode(second.address, there.id, there.token);
-    await moved.reconnect();
+    const planes = [first, second];
+    const nodes = await Promise.all(warm.nodes.map((node, at) => connectTo(planes[at] ?? first, node)));
     const job = await api.submit(
       manyFrames(
         ["a plan"],
@@ -104,21 +114,19 @@ describe("two control planes on one database", () => {
         { context: null, clusterId: warm.clusterId },
       ),
     );
-    const work = [here, moved].map((node) => letWork(node, ({ frame }) => succeeded(frame ?? -1)));
+    const work = nodes.map((node) => letWork(node, ({ frame }) => succeeded(frame ?? -1)));
     const done = await api.ended(job.id);
     for (const one of work) await one.stop();
     expect(done.counts).toMatchObject({ total: 400, succeeded: 400 });
     expect((await api.results(job.id)).map((result) => result.rows)).toEqual([...Array(400).keys()]);
     expect(work.every((one) => one.done.length > 0)).toBe(true);
     expect(work.reduce((sum, one) => sum + one.done.length, 0)).toBe(400);
-    await moved.disconnect();
+    for (const node of nodes) await node.disconnect();
   });
 
   it("let one of them be closed: its nodes connect to the other and go on with what they hold", async () => {
     const warm = await first.warmCluster();
-    await warm.node.disconnect();
-    const node = makeFakeNode(second.address, warm.node.id, warm.node.token);
-    await node.reconnect();
+    const node = await connectTo(second, warm.node);
     const { id } = await first.api.submit(submission(warm.clusterId));
     const { task } = await node.takeRun();
     await second.close();
