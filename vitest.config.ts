@@ -1,9 +1,12 @@
 import { defineConfig } from "vitest/config";
 
 const TEST_TIMEOUT_MS = 30_000;
+/** Tests mostly wait for processes, so more than one worker pays off on the smallest machine too. */
+const WORKERS_MAX = 2;
 
 export default defineConfig({
   test: {
+    maxWorkers: WORKERS_MAX,
     projects: [
       {
         test: {

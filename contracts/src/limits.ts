@@ -19,6 +19,8 @@ export const HEAD_BYTES_MAX = 64 * KiB;
 export const HEAD_ROWS_MAX = 100;
 /** A control message on a node's connection. Anything larger goes by HTTP. */
 export const NODE_MESSAGE_BYTES_MAX = 64 * KiB;
+/** Attempts that a `hello` names at most; a node that holds more names the rest in a heartbeat by HTTP. */
+export const HELLO_HOLDING_MAX = NODE_MESSAGE_BYTES_MAX / 128;
 /** A plan this small travels inside the lease message. */
 export const INLINE_PLAN_BYTES_MAX = 24 * KiB;
 export const MANIFEST_BYTES_MAX = 32 * KiB;

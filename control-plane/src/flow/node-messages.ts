@@ -1,11 +1,8 @@
-import { type AttemptRef, type FromNode, NODE_MESSAGE_BYTES_MAX, type ToNode } from "@frazil/contracts";
+import { type AttemptRef, type FromNode, HELLO_HOLDING_MAX, type ToNode } from "@frazil/contracts";
 import type { ConnectedNode, Deps } from "./deps.ts";
 import { topics } from "./deps.ts";
 import type { Recorder } from "./record.ts";
 import { requeueHeld } from "./settle.ts";
-
-/** A `hello` that names this many attempts may not name all: an agent names the rest in a heartbeat right behind it. */
-const HELLO_HOLDING_MAX = Math.floor(NODE_MESSAGE_BYTES_MAX / 128);
 
 export interface NodeDeps extends Deps {
   readonly recorder: Recorder;

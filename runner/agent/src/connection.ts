@@ -1,4 +1,4 @@
-import { type AttemptRef, type FromNode, NODE_MESSAGE_BYTES_MAX, ToNode } from "@frazil/contracts";
+import { type AttemptRef, type FromNode, HELLO_HOLDING_MAX, NODE_MESSAGE_BYTES_MAX, ToNode } from "@frazil/contracts";
 import type { Logger } from "pino";
 import { WebSocket } from "ws";
 import { backoffMs } from "./backoff.ts";
@@ -14,8 +14,6 @@ const HANDSHAKE_WITHIN_MS = 10_000;
 const SILENT_HEARTBEATS_MAX = 3;
 /** The control plane keeps to NODE_MESSAGE_BYTES_MAX; this only bounds what a broken one can make us hold. */
 const INCOMING_BYTES_MAX = 16 * NODE_MESSAGE_BYTES_MAX;
-/** Attempts that fit into a `hello` frame with room to spare. */
-const HELLO_HOLDING_MAX = Math.floor(NODE_MESSAGE_BYTES_MAX / 128);
 /** Answers that mean: this token is no good, now or later. */
 const REFUSING_STATUSES = new Set([401, 403, 404, 410]);
 
