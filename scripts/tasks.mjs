@@ -26,7 +26,7 @@ export const TASKS = {
   "test:unit": (env, args) => runSuites(env, ["unit"], args),
   "test:integration": (env, args) => runSuites(env, ["integration"], args),
   "test:e2e": (env, args) => runSuites(env, ["e2e"], args),
-  "test:python": (env, args) => runSuites(env, ["python"], args),
+  "test:python": (env, args) => runSuites(env, ["client", "engine"], args),
 };
 
 function runNode(env, file, args) {

@@ -7,18 +7,13 @@ import { CHECKS, runWords } from "./checks.mjs";
 import { readJunitReport, readVitestReport } from "./reports.mjs";
 
 const REPORTS_DIR = join(STATE_DIR, "reports");
-const PYTHON_TESTS = ["client/tests", "runner/engine/tests"];
-const END_TO_END_TESTS = "test/e2e";
 
 /** Everything that `npm test` runs, in this order. */
 export const SUITES = [
   ...CHECKS.map(({ name, command }) => ({ name, kind: "check", run: (env) => runCheck(env, command) })),
   { name: "unit", kind: "tests", run: (env, args) => runVitest(env, "unit", args) },
-  {
-    name: "python",
-    kind: "tests",
-    run: (env, args) => runPytest(env, "python", args.length > 0 ? args : PYTHON_TESTS),
-  },
+  { name: "client", kind: "tests", run: (env, args) => runPytest(env, "client", args, "client/tests") },
+  { name: "engine", kind: "tests", run: (env, args) => runPytest(env, "engine", args, "runner/engine/tests") },
   { name: "integration", kind: "tests", run: (env, args) => runVitest(env, "integration", args) },
   { name: "e2e", kind: "tests", run: runEndToEnd },
 ];
@@ -50,12 +45,13 @@ async function runVitest(env, project, args) {
 /** The Python client and the CLI against the bundled programs. */
 async function runEndToEnd(env, args) {
   await buildBundles(env);
-  return runPytest(env, "e2e", args.length > 0 ? args : [END_TO_END_TESTS]);
+  return runPytest(env, "e2e", args, "test/e2e");
 }
 
-async function runPytest(env, name, args) {
+/** Each Python package has settings and helper modules of its own, so that each is a run of its own. */
+async function runPytest(env, name, args, folder) {
   const report = freshReport(`${name}.xml`);
-  const pytestArgs = ["-m", "pytest", "--junitxml", report, ...args];
+  const pytestArgs = ["-m", "pytest", "--junitxml", report, ...(args.length > 0 ? args : [folder])];
   const code = await runCommand(join(VENV_BIN, "python"), pytestArgs, { env });
   return agreeWithExitCode(readJunitReport(report), code);
 }

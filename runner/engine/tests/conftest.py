@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# What a process does that has registered the type: before release 2 Polars has to be told.
+os.environ["POLARS_UNKNOWN_EXTENSION_TYPE_BEHAVIOR"] = "load_as_extension"
+
 from driver import Engine
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))

@@ -38,7 +38,8 @@ class Engine:
         self._read, from_engine = os.pipe()
         # The engine expects its pipes at 3 and 4; the parent's own may have other numbers.
         script = f'exec 3<&{to_engine} 4>&{from_engine}; exec "$0" -u -m frazil_engine'
-        environment = {**os.environ, "PYTHONPATH": str(SOURCE), "RUST_BACKTRACE": "0", **(env or {})}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("POLARS_")}
+        environment = {**inherited, "PYTHONPATH": str(SOURCE), "RUST_BACKTRACE": "0", **(env or {})}
         self.process = subprocess.Popen(
             ["bash", "-c", script, sys.executable],
             env=environment,

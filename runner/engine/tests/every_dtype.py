@@ -80,7 +80,10 @@ def nested() -> dict[str, pl.Series]:
         "List of Duration": pl.Series([[timedelta(1)], None], dtype=pl.List(pl.Duration("ns"))),
         "List of Datetime": pl.Series([[datetime(2020, 1, 1)], None], dtype=pl.List(pl.Datetime("ms"))),
     }
-    with contextlib.suppress(AttributeError, TypeError):
+    with contextlib.suppress(AttributeError):
+        extension: Any = pl.Extension("frazil.test", pl.Int64, "metadata")  # pyright: ignore[reportAttributeAccessIssue]
+        made["Extension"] = pl.Series([1, None]).ext.to(extension)  # pyright: ignore[reportAttributeAccessIssue]
+    with contextlib.suppress(AttributeError):
         map_type: Any = pl.Map  # pyright: ignore[reportAttributeAccessIssue]
         made["Map"] = pl.Series([[{"key": "k", "value": 1}], None], dtype=map_type(pl.String, pl.Int64))
     return made

@@ -161,6 +161,36 @@ def bytes_read(pid: int) -> int:
     return int(next(line for line in lines if line.startswith("rchar")).split()[1])
 
 
+def test_rows_that_do_not_fit_after_all_are_filtered_from_the_source(engine: Engine, results: Path) -> None:
+    plan = serialize(pl.LazyFrame({"k": ["a", "b", None, "a"], "v": [1, 2, 3, 4]}).select("v"))
+    fields: dict[str, Any] = {"partitionBy": partition_by("k")}
+    found = engine.converse(run_message(results, kind="split", **fields), plan).one("keys")
+    assert found["splitState"]["pieces"] is None
+    tasks = [task(f"task_{row}", keyToken=key["token"]) for row, key in enumerate(found["keys"])]
+    message = run_message(results, kind="key", tasks=tasks, splitState=found["splitState"], memoryBytes=1, **fields)
+    talk = engine.converse(message, plan)
+    done = {answer["taskId"]: head(body) for answer, body in talk.messages if answer["type"] == "done"}
+    assert [done[f"task_{row}"].get_column("v").to_list() for row in range(3)] == [[3], [1, 4], [2]]
+
+
+def test_a_batch_of_neighbouring_keys_reads_only_their_part_of_sorted_input(results: Path, tmp_path: Path) -> None:
+    rows = 400_000
+    days = (pl.date(2024, 1, 1) + pl.duration(days=pl.int_range(rows) // 4_000)).cast(pl.Date)
+    data = pl.LazyFrame({"a": [0]}).select(day=days, v=pl.int_range(rows).hash(1))
+    data.sink_parquet(tmp_path / "data.parquet", row_group_size=4_000)
+    query = pl.scan_parquet(tmp_path / "data.parquet").select(pl.len(), pl.col("v").max())
+    with Engine() as engine:
+        found = split(engine, results, query, "day").one("keys")
+        assert len(found["keys"]) == 100
+        tasks = [task(f"task_{row}", keyToken=found["keys"][row]["token"]) for row in range(40, 50)]
+        before = bytes_read(engine.process.pid)
+        fields: dict[str, Any] = {"partitionBy": partition_by("day"), "splitState": found["splitState"]}
+        done = engine.converse(run_message(results, kind="key", tasks=tasks, **fields), serialize(query))
+        rows_of_keys = [head(body).item(0, 0) for message, body in done.messages if message["type"] == "done"]
+        assert rows_of_keys == [4_000] * 10
+        assert bytes_read(engine.process.pid) - before < 0.3 * os.path.getsize(tmp_path / "data.parquet")
+
+
 def test_a_key_run_needs_what_its_split_has_found(engine: Engine, results: Path) -> None:
     plan = serialize(pl.LazyFrame({"k": [1]}))
     for fields in ({"splitState": None}, {"splitState": None, "partitionBy": None}):

@@ -187,6 +187,26 @@ def test_a_destination_behind_a_link_is_replaced_and_not_the_link(
     assert tree(tmp_path / "real") == ["out/part-0.parquet"]
 
 
+@pytest.mark.parametrize("frame", [None, 3])
+def test_a_whole_file_system_is_no_destination(engine: Engine, results: Path, frame: int | None) -> None:
+    for root in ("/", "/proc"):
+        error = submit(engine, results, root, "overwrite", tasks=[task(frame=frame)]).one("failed")["error"]
+        assert error["code"] == "storage_refused" and "below it" in error["hint"]
+
+
+def test_a_directory_that_allows_no_staging_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    from frazil_engine.errors import Failure
+    from frazil_engine.publish_local import make_staging
+
+    def refuse(*_arguments: Any, **_named: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "makedirs", refuse)
+    with pytest.raises(Failure, match="/shared can't be written to") as caught:
+        make_staging("/shared/.frazil-staging/task_1-1/data")
+    assert caught.value.code == "storage_refused"
+
+
 def test_the_manifest_is_small_and_tells_no_secret(engine: Engine, results: Path, tmp_path: Path) -> None:
     wide = pl.LazyFrame({f"a column with a rather long name {number}": [1] for number in range(5_000)})
     message = run_message(

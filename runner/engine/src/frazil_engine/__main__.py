@@ -23,6 +23,9 @@ def end_with_agent() -> None:
         os._exit(0)
 
 
+# A type that only the user's process has registered stays what it is. Releases before 2 would make it its storage type.
+os.environ.setdefault("POLARS_UNKNOWN_EXTENSION_TYPE_BEHAVIOR", "load_as_extension")
+
 if __name__ == "__main__":
     end_with_agent()
     from frazil_engine.main import main

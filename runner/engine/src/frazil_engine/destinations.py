@@ -65,8 +65,8 @@ class Staging:
     def _stage_file(self, place: Place, partition: list[str], name: str) -> Target:
         root = os.path.realpath(str(place))
         self._final = os.path.join(root, *partition)
-        publish_local.check_destination(self._final, self._shape, self._output.mode)
         self._staging = publish_local.staging_folder(root, self._task.task_id, self._task.attempt)
+        publish_local.check_destination(self._final, self._shape, self._output.mode)
         folder = os.path.join(self._staging, "data")
         publish_local.make_staging(folder)
         self._store = None

@@ -66,8 +66,12 @@ def key_ranges(source: KeyedSource, own: pl.DataFrame) -> list[pl.Expr]:
             and column.null_count() == 0
             and len(column) > 0
         ):
-            bounds = pl.lit(column.sort())
-            conditions.append(pl.col(name).is_between(bounds.first(), bounds.last()))
+            physical = column.to_physical()
+            # Statistics are compared with literals only, of which a cast one is still one.
+            low, high = (
+                pl.lit(bound, dtype=physical.dtype).cast(column.dtype) for bound in (physical.min(), physical.max())
+            )
+            conditions.append(pl.col(name).is_between(low, high))
     return conditions
 
 

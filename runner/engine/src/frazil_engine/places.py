@@ -51,7 +51,11 @@ def parse_place(text: str, cwd: str | None) -> Place:
 
 
 def local_target(path: str) -> Target:
-    return Target(path, None, lambda: open(path, "wb"), lambda: os.stat(path).st_size)
+    def read() -> bytes:
+        with open(path, "rb") as file:
+            return file.read()
+
+    return Target(path, None, lambda: open(path, "wb"), lambda: os.stat(path).st_size, read)
 
 
 def object_target(place: ObjectPlace, storage_options: dict[str, str]) -> Target:

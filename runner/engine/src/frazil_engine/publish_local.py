@@ -49,7 +49,15 @@ class LocalManifest:
 
 
 def staging_folder(root: str, task_id: str, attempt: int) -> str:
-    """Beside the destination's root, so that it is on the same file system and no scan of the destination sees it."""
+    """Beside the destination's root, so that it is on the same file system and no scan of the destination sees it.
+    Raises Failure (storage_refused) where that can't be.
+    """
+    if os.path.ismount(root):
+        raise Failure(
+            "storage_refused",
+            f"{root} is the root of a file system, so that nothing can be staged beside it.",
+            hint="Write to a directory below it.",
+        )
     return os.path.join(os.path.dirname(root), STAGING_NAME, f"{task_id}-{attempt}")
 
 
@@ -57,12 +65,6 @@ def check_destination(path: str, shape: str, mode: str) -> None:
     """Refuses early what publishing would refuse. Raises Failure (destination_not_empty, storage_refused,
     unprocessable).
     """
-    if path == os.sep or os.path.ismount(path):
-        raise Failure(
-            "storage_refused",
-            f"{path} is the root of a file system, which can't be replaced as a whole.",
-            hint="Write to a directory below it.",
-        )
     if shape == "file" and os.path.isdir(path):
         raise Failure(
             "storage_refused", f"{path} is a directory.", hint="End the destination in / to write into a directory."
@@ -120,6 +122,12 @@ def make_staging(path: str) -> None:
             return
         except FileNotFoundError:
             continue
+        except PermissionError:
+            raise Failure(
+                "storage_refused",
+                f"{os.path.dirname(os.path.dirname(os.path.dirname(path)))} can't be written to.",
+                hint="Outputs are staged in the directory above the destination, which must allow it.",
+            ) from None
     raise Failure("storage_failed", f"{path} could not be made.")
 
 

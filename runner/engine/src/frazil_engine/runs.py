@@ -8,22 +8,29 @@ from frazil_engine.opening import open_plan
 from frazil_engine.outcomes import Answer, Outcome, Staged, fail, settle, write_task
 from frazil_engine.protocol import Republish, Run, Task
 from frazil_engine.session import Clock, Decision, Session, set_seeds, working_directory
+from frazil_engine.user_code import last_exception
 
 
 def serve_run(session: Session, run: Run) -> None:
     """Answers every task of the run."""
     session.forget_events()
-    with working_directory(session, run.cwd):
-        if run.kind == "query":
-            serve_query(session, run)
-            return
+    try:
+        with working_directory(session, run.cwd):
+            serve_kind(session, run)
+    finally:
+        # Its traceback holds the data of the functions in it.
+        last_exception.forget()
+
+
+def serve_kind(session: Session, run: Run) -> None:
+    if run.kind == "query":
+        serve_query(session, run)
+    else:
         # Partitioned runs are rare beside queries, and an engine starts faster without their code.
         from frazil_engine import key_runs, split_runs
 
-        if run.kind == "split":
-            split_runs.serve_split(session, run)
-        else:
-            key_runs.serve_keys(session, run)
+        serve = split_runs.serve_split if run.kind == "split" else key_runs.serve_keys
+        serve(session, run)
 
 
 def serve_query(session: Session, run: Run) -> None:
