@@ -269,7 +269,7 @@ async function firstFailure(sql: Sql, jobId: string): Promise<ErrorInfo | null> 
 
 export async function placeJob(sql: Sql, jobId: string, clusterId: string): Promise<boolean> {
   const rows = await sql.query({
-    text: `WITH placed AS (UPDATE jobs SET cluster_id = $2, revision = revision + 1, due_at = now() WHERE id = $1 AND cluster_id IS NULL AND status IN ('queued', 'running')
+    text: `WITH placed AS (UPDATE jobs SET cluster_id = $2, revision = revision + 1 WHERE id = $1 AND cluster_id IS NULL AND status IN ('queued', 'running')
         RETURNING workspace_id), event AS (INSERT INTO events (workspace_id, job_id, cluster_id, event) SELECT workspace_id, $1, $2, 'place' FROM placed)
       SELECT 1 FROM placed`,
     values: [jobId, clusterId],
@@ -300,7 +300,7 @@ export async function unplaceJobs(sql: Sql, clusterId: string): Promise<string[]
   const rows = await sql.query<{ id: string }>({
     text: `WITH open AS MATERIALIZED (SELECT id FROM jobs WHERE cluster_id = $1 AND status IN ('queued', 'running') AND NOT cluster_pinned
         ORDER BY id FOR NO KEY UPDATE)
-      UPDATE jobs SET cluster_id = NULL, phase = 'waiting for a node', revision = revision + 1, due_at = now() FROM open
+      UPDATE jobs SET cluster_id = NULL, phase = 'waiting for a node', revision = revision + 1 FROM open
       WHERE jobs.id = open.id RETURNING jobs.id`,
     values: [clusterId],
   });
@@ -344,7 +344,7 @@ export async function lockJob(sql: Sql, jobId: string): Promise<void> {
 /** Ids of jobs that wait for a cluster, oldest first. */
 export async function findUnplaced(sql: Sql, limit: number): Promise<string[]> {
   const rows = await sql.query<{ id: string }>({
-    text: "SELECT id FROM jobs WHERE status IN ('queued', 'running') AND cluster_id IS NULL AND due_at <= now() ORDER BY id LIMIT $1",
+    text: "SELECT id FROM jobs WHERE status IN ('queued', 'running') AND cluster_id IS NULL ORDER BY id LIMIT $1",
     values: [limit],
   });
   return rows.map((row) => row.id);
@@ -358,11 +358,4 @@ export async function findUnfinished(sql: Sql, limit: number): Promise<string[]>
     values: [limit],
   });
   return rows.map((row) => row.id);
-}
-
-export async function delayJob(sql: Sql, jobId: string, seconds: number): Promise<void> {
-  await sql.query({
-    text: "UPDATE jobs SET due_at = now() + make_interval(secs => $2) WHERE id = $1",
-    values: [jobId, seconds],
-  });
 }

@@ -248,34 +248,31 @@ export async function lockActive(sql: Sql, taskIds: readonly string[]): Promise<
 
 /** Locks tasks whose lease ran out, after their jobs. */
 export async function lockExpired(sql: Sql, limit: number): Promise<OpenTask[]> {
-  const found = await sql.query<{ id: string }>({
-    text: "SELECT id FROM tasks WHERE lease_expires_at < now() AND status = ANY($1) ORDER BY id LIMIT $2",
-    values: [sources(TASK, "requeue"), limit],
-  });
-  if (found.length === 0) return [];
-  const ids = found.map((row) => row.id);
-  await lockJobsOf(sql, ids);
-  return sql.query<OpenTask>({
-    text: `SELECT ${OPEN_COLUMNS} FROM tasks
-      WHERE id = ANY($2) AND lease_expires_at < now() AND status = ANY($1) ORDER BY id FOR UPDATE`,
-    values: [sources(TASK, "requeue"), ids],
-  });
+  return lockWhere(sql, "lease_expires_at < now()", [], limit);
 }
 
 /** Locks what a node holds according to us, but for the attempts that it says it has, after their jobs. */
 export async function lockHeldBy(sql: Sql, nodeId: string, has: readonly AttemptKey[]): Promise<OpenTask[]> {
+  const condition =
+    "node_id = $2 AND (id, attempt) NOT IN (SELECT * FROM unnest($3::text[], $4::int[]) AS h(id, attempt))";
+  return lockWhere(sql, condition, [nodeId, has.map((one) => one.taskId), has.map((one) => one.attempt)], null);
+}
+
+/** Finds tasks on nodes, locks their jobs, then the tasks themselves, if the condition still holds. `values` are $2 and up. */
+async function lockWhere(sql: Sql, condition: string, values: unknown[], limit: number | null): Promise<OpenTask[]> {
+  const where = `status = ANY($1) AND ${condition}`;
+  const known = [sources(TASK, "requeue"), ...values];
+  const next = `$${known.length + 1}`;
   const found = await sql.query<{ id: string }>({
-    text: `SELECT id FROM tasks WHERE node_id = $1 AND status = ANY($2)
-      AND (id, attempt) NOT IN (SELECT * FROM unnest($3::text[], $4::int[]) AS h(id, attempt)) ORDER BY id`,
-    values: [nodeId, sources(TASK, "requeue"), has.map((one) => one.taskId), has.map((one) => one.attempt)],
+    text: `SELECT id FROM tasks WHERE ${where} ORDER BY id LIMIT ${next}`,
+    values: [...known, limit],
   });
   if (found.length === 0) return [];
   const ids = found.map((row) => row.id);
   await lockJobsOf(sql, ids);
   return sql.query<OpenTask>({
-    text: `SELECT ${OPEN_COLUMNS} FROM tasks
-      WHERE id = ANY($3) AND node_id = $1 AND status = ANY($2) ORDER BY id FOR UPDATE`,
-    values: [nodeId, sources(TASK, "requeue"), ids],
+    text: `SELECT ${OPEN_COLUMNS} FROM tasks WHERE ${where} AND id = ANY(${next}) ORDER BY id FOR UPDATE`,
+    values: [...known, ids],
   });
 }
 
@@ -324,109 +321,4 @@ export async function applyOutcomes(sql: Sql, outcomes: readonly TaskOutcome[]):
       outcomes.map((one) => (one.splitState === undefined ? null : JSON.stringify(one.splitState))),
     ],
   });
-}
-
-export interface NewKeyTask {
-  readonly id: string;
-  readonly parent: OpenTask;
-  readonly values: Record<string, string | null>;
-  readonly path: string;
-  readonly token: string;
-}
-
-/** Keys of one task have this much room in the order of the job: more than KEYS_MAX. */
-const KEYS_STRIDE = 2 ** 20;
-
-/** Adds the tasks of found keys, in the order of the tasks that found them. */
-export async function insertKeyTasks(sql: Sql, jobId: string, keys: readonly NewKeyTask[]): Promise<void> {
-  await sql.query({
-    text: `INSERT INTO tasks (id, job_id, workspace_id, kind, status, ordinal, frame, parent_id, key, key_path, key_token, plan_id, attempts_max)
-      SELECT k.id, $1, p.workspace_id, 'key', 'queued', (p.ordinal + 1) * ${KEYS_STRIDE} + k.place, p.frame, p.id,
-        k.key, k.path, k.token, p.plan_id, p.attempts_max
-      FROM unnest($2::text[], $3::text[], $4::jsonb[], $5::text[], $6::text[]) WITH ORDINALITY AS k(id, parent_id, key, path, token, place)
-      JOIN tasks p ON p.id = k.parent_id`,
-    values: [
-      jobId,
-      keys.map((key) => key.id),
-      keys.map((key) => key.parent.id),
-      keys.map((key) => JSON.stringify(key.values)),
-      keys.map((key) => key.path),
-      keys.map((key) => key.token),
-    ],
-  });
-}
-
-export interface CancelledTask {
-  readonly id: string;
-  readonly attempt: number;
-  readonly kind: TaskKind;
-  readonly node_id: string | null;
-}
-
-/** Cancels every task of a job that can still be cancelled: not those of which an attempt was fenced for publishing, whoever goes on with it. */
-export async function cancelTasks(sql: Sql, jobId: string): Promise<CancelledTask[]> {
-  return sql.query<CancelledTask>({
-    text: `WITH open AS (SELECT id, node_id FROM tasks WHERE job_id = $1 AND status = ANY($2) AND manifest IS NULL ORDER BY id FOR UPDATE),
-      t AS (
-        UPDATE tasks SET status = $3, node_id = NULL, lease_expires_at = NULL, finished_at = now(), phase = NULL FROM open
-        WHERE tasks.id = open.id RETURNING tasks.id, tasks.job_id, tasks.workspace_id, tasks.attempt, tasks.kind, open.node_id
-      ), tried AS (
-        UPDATE attempts SET status = 'released', finished_at = now() FROM t
-        WHERE attempts.task_id = t.id AND attempts.number = t.attempt AND t.node_id IS NOT NULL
-      ), event AS (
-        INSERT INTO events (workspace_id, job_id, event, data) SELECT workspace_id, job_id, 'cancel', jsonb_build_object('tasks', count(*)) FROM t GROUP BY 1, 2
-      )
-      SELECT id, attempt, kind, node_id FROM t`,
-    values: [jobId, sources(TASK, "cancel"), target(TASK, "cancel")],
-  });
-}
-
-/** Fails every task of a job that no node will ever take, or whose node is being ended; not those that a node is publishing. */
-export async function failOpen(sql: Sql, jobId: string, error: ErrorInfo): Promise<CancelledTask[]> {
-  return sql.query<CancelledTask>({
-    text: `WITH open AS (
-        SELECT id, node_id FROM tasks WHERE job_id = $1 AND (status = 'queued' OR status = ANY($3) AND manifest IS NULL) ORDER BY id FOR UPDATE
-      ), t AS (
-        UPDATE tasks SET status = $4, node_id = NULL, lease_expires_at = NULL, error = $2, finished_at = now(), phase = NULL FROM open
-        WHERE tasks.id = open.id RETURNING tasks.id, tasks.job_id, tasks.workspace_id, tasks.attempt, tasks.kind, open.node_id
-      ), tried AS (
-        UPDATE attempts SET status = 'failed', finished_at = now(), error = $2 FROM t
-        WHERE attempts.task_id = t.id AND attempts.number = t.attempt AND t.node_id IS NOT NULL
-      ), event AS (INSERT INTO events (workspace_id, job_id, task_id, event) SELECT workspace_id, job_id, id, 'fail' FROM t)
-      SELECT id, attempt, kind, node_id FROM t`,
-    values: [jobId, JSON.stringify(error), sources(TASK, "cancel"), target(TASK, "fail")],
-  });
-}
-
-/** Copies the failed and cancelled tasks of a job into its retry, in order. Keys that were found stay found. */
-export async function copyUnfinished(
-  sql: Sql,
-  fromJobId: string,
-  toJobId: string,
-  ids: readonly string[],
-): Promise<void> {
-  await sql.query({
-    text: `INSERT INTO tasks (id, job_id, workspace_id, kind, status, ordinal, frame, parent_id, key, key_path, key_token, plan_id, attempts_max)
-      SELECT ($3::text[])[place], $2, workspace_id, kind, 'queued', ordinal, frame, parent_id, key, key_path, key_token, plan_id, attempts_max
-      FROM (SELECT *, row_number() OVER (ORDER BY ordinal) AS place FROM tasks WHERE job_id = $1 AND status IN ('failed', 'cancelled')) old`,
-    values: [fromJobId, toJobId, ids],
-  });
-}
-
-export async function countUnfinished(sql: Sql, jobId: string): Promise<{ splits: number; tasks: number }> {
-  const rows = await sql.query<{ splits: number; tasks: number }>({
-    text: `SELECT count(*) FILTER (WHERE kind = 'split')::int AS splits, count(*) FILTER (WHERE kind <> 'split')::int AS tasks
-      FROM tasks WHERE job_id = $1 AND status IN ('failed', 'cancelled')`,
-    values: [jobId],
-  });
-  return rows[0] as { splits: number; tasks: number };
-}
-
-/** Clusters in which a delayed task has become due: their dispatcher is to be woken. */
-export async function findClustersWithDueTasks(sql: Sql): Promise<string[]> {
-  const rows = await sql.query<{ cluster_id: string }>({
-    text: `SELECT DISTINCT j.cluster_id FROM jobs j WHERE j.status IN ('queued', 'running') AND j.cluster_id IS NOT NULL
-      AND EXISTS (SELECT 1 FROM tasks t WHERE t.job_id = j.id AND t.status = 'queued')`,
-  });
-  return rows.map((row) => row.cluster_id);
 }

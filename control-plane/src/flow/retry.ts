@@ -12,7 +12,7 @@ export async function retryJob(deps: Deps, workspaceId: string, user: string, jo
       "conflict",
       `Job ${jobId} is ${before.status}; it can be retried once it has ended, or cancel it first.`,
     );
-  const open = await deps.db.tasks.countUnfinished(deps.pool, jobId);
+  const open = await deps.db.jobTasks.countUnfinished(deps.pool, jobId);
   if (open.splits + open.tasks === 0)
     throw new Problem("conflict", `Every task of job ${jobId} succeeded; there is nothing to retry.`);
   const spec = JobSpec.parse(JSON.parse(deps.sealer.open(before.sealed, workspaceId).toString("utf8")));
@@ -36,7 +36,7 @@ export async function retryJob(deps: Deps, workspaceId: string, user: string, jo
       { kind: "query", ids: [], frames: [], planIds: [], newPlan: null, claim: null },
     );
     if (made === undefined) throw new Error("a job without an idempotency key was not inserted");
-    await deps.db.tasks.copyUnfinished(
+    await deps.db.jobTasks.copyUnfinished(
       sql,
       jobId,
       made.id,

@@ -70,7 +70,7 @@ export async function settle(deps: SettleDeps, sql: Sql, settlements: readonly S
       (one.keys ?? []).map((key) => ({ key, parent: one.outcome.task })),
     );
     if (keys.length > 0)
-      await deps.db.tasks.insertKeyTasks(
+      await deps.db.jobTasks.insertKeyTasks(
         sql,
         row.id,
         keys.map(({ key, parent }) => ({ id: mintId("task"), parent, ...key })),
@@ -115,7 +115,7 @@ async function cancelRest(deps: SettleDeps, sql: Sql, job: JobRow) {
 
 /** Cancels all that can be cancelled of a job, and counts it. */
 export async function cancelOpenTasks(deps: SettleDeps, sql: Sql, job: JobRow) {
-  const tasks = await deps.db.tasks.cancelTasks(sql, job.id);
+  const tasks = await deps.db.jobTasks.cancelTasks(sql, job.id);
   if (tasks.length === 0) return { job, cancelled: [] };
   const splits = tasks.filter((task) => task.kind === "split").length;
   const counted = await deps.db.jobs.tallyJob(sql, {
@@ -192,7 +192,7 @@ async function settleLost(deps: SettleDeps, lock: (sql: Sql) => Promise<OpenTask
 export async function endJobWithout(deps: SettleDeps, jobId: string, error: ErrorInfo): Promise<void> {
   const settled = await deps.pool.transact(async (sql): Promise<Settled> => {
     await deps.db.jobs.lockJob(sql, jobId);
-    const failed = await deps.db.tasks.failOpen(sql, jobId, error);
+    const failed = await deps.db.jobTasks.failOpen(sql, jobId, error);
     const splits = failed.filter((task) => task.kind === "split").length;
     const job = await deps.db.jobs.tallyJob(sql, {
       jobId,

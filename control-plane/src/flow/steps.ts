@@ -57,7 +57,7 @@ export const STEPS = {
     everyMs: 5_000,
   },
   dispatch: {
-    find: (deps) => deps.db.tasks.findClustersWithDueTasks(deps.pool),
+    find: (deps) => deps.db.jobTasks.findClustersWithQueuedTasks(deps.pool),
     run: async (deps, clusterId) => deps.dispatcher.wake(clusterId),
     timeoutMs: 10_000,
     everyMs: 500,

@@ -113,8 +113,7 @@ CREATE TABLE "jobs" (
   "cancel_requested_at" TIMESTAMPTZ(3),
   "created_at" TIMESTAMPTZ(3) NOT NULL DEFAULT now(),
   "started_at" TIMESTAMPTZ(3),
-  "finished_at" TIMESTAMPTZ(3),
-  "due_at" TIMESTAMPTZ(3) NOT NULL DEFAULT now()
+  "finished_at" TIMESTAMPTZ(3)
 );
 CREATE UNIQUE INDEX "jobs_workspace_id_idempotency_key_key" ON "jobs"("workspace_id", "idempotency_key");
 CREATE INDEX "jobs_workspace_id_id_idx" ON "jobs"("workspace_id", "id");
@@ -124,7 +123,6 @@ CREATE INDEX "jobs_workspace_id_mode_id_idx" ON "jobs"("workspace_id", "mode", "
 CREATE INDEX "jobs_labels_idx" ON "jobs" USING GIN ("labels" jsonb_path_ops);
 -- What the dispatcher and the reconciler look at: jobs that are not done. Small, whatever the history.
 CREATE INDEX "jobs_active_cluster_idx" ON "jobs"("cluster_id") WHERE "status" IN ('queued', 'running');
-CREATE INDEX "jobs_active_due_idx" ON "jobs"("due_at") WHERE "status" IN ('queued', 'running');
 
 CREATE TABLE "tasks" (
   "id" TEXT NOT NULL PRIMARY KEY,
