@@ -15,6 +15,7 @@ export default defineConfig({
             "{contracts,control-plane,infra,migrations,cli}/src/**/*.test.ts",
             "runner/agent/src/**/*.test.ts",
             "scripts/**/*.test.mjs",
+            "test/bench/**/*.test.ts",
           ],
           testTimeout: TEST_TIMEOUT_MS,
         },

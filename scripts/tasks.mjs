@@ -14,6 +14,10 @@ export const TASKS = {
   demo: (env, args) => runNode(env, "scripts/demo.mjs", args),
   dev: (env, args) => runNode(env, "cli/src/main.ts", ["dev", ...args]),
   build: (env) => buildBundles(env),
+  bench: async (env, args) => {
+    await buildBundles(env);
+    return runNode(env, "test/bench/main.ts", args);
+  },
   generate: (env, args) => runNode(env, "scripts/generate.mjs", args),
   format: (env) => formatSources(env),
   lock: (env) => lockDependencies(env),
