@@ -44,8 +44,6 @@ const ResultPage = pageOf(TaskResult);
 const LogPage = pageOf(LogLine);
 const ClusterPage = pageOf(Cluster);
 const JSON_TYPE = "application/json";
-/** Where the server knows no idempotency keys, a repeat after a lost answer could do the thing twice. */
-const NOT_REPEATED = { retryMs: 0 };
 const NDJSON_TYPE = "application/x-ndjson";
 
 /** The API's addresses as functions. Answers are checked against the contract and given as the server wrote them, unknown fields included. */
@@ -89,7 +87,7 @@ export function openApi(transport: Transport) {
     logs: (id: string, query: ListQuery): Promise<Page<LogLine>> => get(LogPage, `/v1/jobs/${part(id)}/logs`, query),
     failures: async (id: string) => (await get(Failures, `/v1/jobs/${part(id)}/failures`)).groups,
     cancel: (id: string) => post(Job, `/v1/jobs/${part(id)}/cancel`, {}),
-    retry: (id: string) => post(Job, `/v1/jobs/${part(id)}/retry`, {}, NOT_REPEATED),
+    retry: (id: string) => post(Job, `/v1/jobs/${part(id)}/retry`, {}),
     events: (id: string, after: string | undefined, signal: AbortSignal) => readJobEvents(transport, id, after, signal),
     clusters: (query: ListQuery): Promise<Page<Cluster>> => get(ClusterPage, "/v1/clusters", query),
     cluster: (id: string) => get(Cluster, `/v1/clusters/${part(id)}`),
@@ -101,12 +99,7 @@ export function openApi(transport: Transport) {
         { ...rest, heldMs: WAIT_SECONDS_MAX * 1_000 },
       ),
     startCluster: (body: unknown) =>
-      post(
-        Cluster,
-        "/v1/clusters",
-        {},
-        { ...NOT_REPEATED, body: { type: JSON_TYPE, make: () => JSON.stringify(body) } },
-      ),
+      post(Cluster, "/v1/clusters", {}, { body: { type: JSON_TYPE, make: () => JSON.stringify(body) } }),
     stopCluster: (id: string) => post(Cluster, `/v1/clusters/${part(id)}/stop`, {}),
   };
 }

@@ -172,24 +172,30 @@ class Handler(BaseHTTPRequestHandler):
         return {"items": found[start : start + limit], "nextCursor": str(start + limit) if more else None}
 
     def submit(self, body: bytes) -> None:
-        key = self.headers.get("idempotency-key", "")
-        with self.fake.lock:
-            known = self.fake.seen_keys.get(key)
-        if known is None:
-            job = (
-                self.submit_lines(body)
-                if "ndjson" in self.headers["content-type"]
-                else self.submit_one(json.loads(body))
-            )
-            with self.fake.lock:
-                self.fake.seen_keys[key] = job.id
-        else:
-            job = self.fake.job(known)
+        read = self.submit_lines if "ndjson" in self.headers["content-type"] else self.submit_one_of
+        job = self.once(lambda: read(body))
+        assert job is not None
         seconds = float(self.query.get("wait", 0))
         if not 0 <= seconds <= 60:
             raise Refusal(400, "invalid_request", "wait is from 0 to 60")
         self.fake.jobs.wait(job, seconds)
         self.answer(202, job.wire)
+
+    def once(self, make: Callable[[], Job | None]) -> Job | None:
+        """What the first request with this idempotency key made."""
+        key = self.headers.get("idempotency-key", "")
+        with self.fake.lock:
+            known = self.fake.seen_keys.get(key)
+        if known is not None:
+            return self.fake.job(known)
+        job = make()
+        if job is not None:
+            with self.fake.lock:
+                self.fake.seen_keys[key] = job.id
+        return job
+
+    def submit_one_of(self, body: bytes) -> Job:
+        return self.submit_one(json.loads(body))
 
     def submit_one(self, content: Any) -> Job:
         contract_checks.submit_job(content, "body")
@@ -262,7 +268,7 @@ class Handler(BaseHTTPRequestHandler):
                 jobs.cancel(job)
                 self.answer(200, job.wire)
             case ("POST", "retry"):
-                new = jobs.retry(job)
+                new = self.once(lambda: jobs.retry(job))
                 if new is None:
                     raise Refusal(409, "conflict", f"{job.id} has not ended, or nothing of it failed")
                 self.answer(202, new.wire)

@@ -99,13 +99,15 @@ def test_retries_end(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Non
     assert 2 <= len(server.requests) < 20
 
 
-def test_what_the_server_can_not_repeat_is_not_repeated_here(server: FakeServer) -> None:
+def test_a_retry_whose_answer_is_lost_is_asked_for_again_and_made_once(server: FakeServer) -> None:
     with pytest.raises(pc.QueryFailed):
         LF.select("nope").remote().collect()
     handle = pc.jobs()[0]
     server.faults.append(lose_answer)
-    with pytest.raises(pc.ServerUnreachable):
-        handle.retry()
+    handle.retry()
+    retries = [request for request in server.requests if request["path"].endswith("/retry")]
+    assert len({request["headers"]["idempotency-key"] for request in retries}) == 1
+    assert len(retries) == 2
     assert len(server.submitted()) == 2
 
 

@@ -16,6 +16,7 @@ export const ERRORS = {
   unauthenticated: { http: 401, retry: false, fault: "caller", title: "No valid token was given" },
   not_found: { http: 404, retry: false, fault: "caller", title: "There is no such thing in this workspace" },
   method_not_allowed: { http: 405, retry: false, fault: "caller", title: "This address does not take that method" },
+  request_timeout: { http: 408, retry: true, fault: "caller", title: "The request did not arrive in time" },
   conflict: { http: 409, retry: false, fault: "caller", title: "The thing is not in a state that allows this" },
   stale_attempt: { http: 409, retry: false, fault: "platform", title: "This attempt no longer holds the task" },
   too_large: { http: 413, retry: false, fault: "caller", title: "Too large" },

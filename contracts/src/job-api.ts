@@ -80,7 +80,11 @@ export const PartitionKey = z.strictObject({
 export type PartitionKey = z.infer<typeof PartitionKey>;
 export const PartitionBy = z.strictObject({
   keys: z.array(PartitionKey).min(1).max(PARTITION_COLUMNS_MAX),
-  maxKeys: z.int().min(1).max(KEYS_MAX).default(KEYS_DEFAULT_MAX),
+  maxKeys: z
+    .int()
+    .min(1)
+    .max(KEYS_MAX, `a job may have at most ${KEYS_MAX} keys; choose a coarser key, or send several jobs`)
+    .default(KEYS_DEFAULT_MAX),
 });
 export type PartitionBy = z.infer<typeof PartitionBy>;
 

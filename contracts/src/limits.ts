@@ -32,6 +32,7 @@ export const LOG_LINE_CHARS_MAX = 8 * KiB;
 export const LOG_BATCH_LINES_MAX = 2_000;
 export const ENGINE_FRAME_BYTES_MAX = 256 * MiB;
 export const WAIT_SECONDS_MAX = 60;
+export const IDEMPOTENCY_KEY_CHARS_MAX = 200;
 export const PAGE_SIZE_DEFAULT = 50;
 export const PAGE_SIZE_MAX = 1_000;
 export const ATTEMPTS_DEFAULT_MAX = 4;

@@ -32,6 +32,8 @@ export interface ControlPlane {
 /** Requests that are being answered when the process is told to end get this long. */
 const DRAIN_MS = 2_000;
 const KEEP_ALIVE_MS = 75_000;
+/** A sender that is silent for so long within a body is given up. */
+const BODY_IDLE_MS = 60_000;
 
 /** Opens everything, applies migrations, and serves. */
 export async function startControlPlane(config: Config, clouds: readonly Cloud[], log: Logger): Promise<ControlPlane> {
@@ -40,7 +42,12 @@ export async function startControlPlane(config: Config, clouds: readonly Cloud[]
   const pool = openPool(config.databaseUrl, (error) => log.warn({ err: error }, "database connection"));
   const changes = await openChanges(pool, config.databaseUrl, randomUUID());
   const queue = openQueue(config, log);
-  const settings = { leaseTtlMs: config.leaseTtlMs ?? LEASE_TTL_MS, address: "", cacheDir: join(config.home, "cache") };
+  const settings = {
+    leaseTtlMs: config.leaseTtlMs ?? LEASE_TTL_MS,
+    bodyIdleMs: BODY_IDLE_MS,
+    address: "",
+    cacheDir: join(config.home, "cache"),
+  };
   const sealer = makeSealer(config.key);
   const base = {
     pool,

@@ -159,10 +159,12 @@ describe("pc retry", () => {
     expect(await run(["retry", server.addJob().id])).toMatchObject({ code: 4, err: "error: The job has not ended.\n" });
   });
 
-  it("is not sent twice when the answer is lost: the server could not tell", async () => {
+  it("is sent again with the same key when the answer is lost, so that the server can tell", async () => {
     const old = server.addJob(ended("failed"));
-    server.state.intercept = ({ path }) => (path.endsWith("/retry") ? "drop" : undefined);
-    expect((await run(["retry", old.id])).code).toBe(3);
-    expect(server.to("POST", `/v1/jobs/${old.id}/retry`)).toHaveLength(1);
+    let drops = 1;
+    server.state.intercept = ({ path }) => (path.endsWith("/retry") && drops-- > 0 ? "drop" : undefined);
+    expect((await run(["retry", old.id])).code).toBe(0);
+    const keys = server.to("POST", `/v1/jobs/${old.id}/retry`).map((request) => request.headers["idempotency-key"]);
+    expect(keys).toEqual([expect.stringMatching(/./), keys[0]]);
   });
 });

@@ -64,10 +64,10 @@ class Client:
         return self.transport.post(f"/v1/jobs/{quote_id(job_id)}/cancel")
 
     def retry(self, job_id: str) -> Job:
-        return self.transport.post(f"/v1/jobs/{quote_id(job_id)}/retry", repeatable=False)
+        return self.transport.post(f"/v1/jobs/{quote_id(job_id)}/retry")
 
     def start_cluster(self, context: dict[str, Any], name: str | None) -> WireCluster:
-        return self.transport.post("/v1/clusters", {"context": context, "name": name}, repeatable=False)
+        return self.transport.post("/v1/clusters", {"context": context, "name": name})
 
     def cluster(self, cluster_id: str) -> WireCluster:
         return self.transport.get(f"/v1/clusters/{quote_id(cluster_id)}")

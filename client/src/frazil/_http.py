@@ -75,18 +75,14 @@ class Transport:
         query: Mapping[str, Any] | None = None,
         *,
         wait_s: float = 0.0,
-        repeatable: bool = True,
     ) -> Any:
-        """POST of JSON, parsed. Carries an idempotency key minted here, so that a repeat is harmless.
-
-        Where the server does not look at the key, the request is not `repeatable`: an answer that was lost is an error.
-        """
+        """POST of JSON, parsed. Carries an idempotency key minted here, so that a repeat is harmless."""
         headers = {"idempotency-key": uuid.uuid4().hex}
         data = None
         if body is not None:
             data = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
             headers["content-type"] = "application/json"
-        return self._json("POST", path, query, data, headers, wait_s, repeatable=repeatable)
+        return self._json("POST", path, query, data, headers, wait_s)
 
     def post_lines(self, path: str, make_lines: Callable[[], Iterable[bytes]]) -> Any:
         """POST of NDJSON, streamed in chunks. `make_lines` is called again for a repeat."""
@@ -117,8 +113,6 @@ class Transport:
         body: bytes | Callable[[], Iterable[bytes]] | None,
         headers: dict[str, str],
         wait_s: float,
-        *,
-        repeatable: bool = True,
     ) -> Any:
         import urllib3
 
@@ -133,10 +127,7 @@ class Transport:
             try:
                 response = self._send(method, target, given, headers, timeout)
             except urllib3.exceptions.HTTPError as error:
-                sent = not isinstance(
-                    error, (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
-                )
-                if (sent and not repeatable) or not self._may_wait(started, delay_s):
+                if not self._may_wait(started, delay_s):
                     raise self._unreachable(error) from error
             else:
                 self._answered = True

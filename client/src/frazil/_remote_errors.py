@@ -23,6 +23,7 @@ _BY_CODE: dict[str, type[errors.FrazilError]] = {
     "unauthenticated": errors.Unauthenticated,
     "not_found": errors.NotFound,
     "method_not_allowed": errors.ServerError,
+    "request_timeout": errors.ServerError,
     "conflict": errors.Conflict,
     "stale_attempt": errors.ServerError,
     "too_large": errors.LimitExceeded,

@@ -12,56 +12,55 @@ export interface Changes {
   next(topic: string, timeoutMs: number, signal?: AbortSignal): Promise<void>;
   listen(topic: string, listener: () => void): () => void;
   onAny(listener: (topic: string) => void): void;
+  /** Whether changes of other processes arrive: the connection for them answered a moment ago. */
+  isLive(): boolean;
+  /** The connection broke: changes of other processes may be missed until it is there again. */
+  onGap(listener: () => void): () => void;
+  /** Postgres takes questions and does not answer them. `listener` hears of the beginning of each such time. */
+  isStalled(): boolean;
+  onStall(listener: () => void): () => void;
   close(): Promise<void>;
 }
 
 const CHANNEL = "frazil_changes";
 const RECONNECT_MS = 1_000;
+const CONNECT_TIMEOUT_MS = 10_000;
 /** NOTIFYs of one process are sent together at most this often. */
 const COALESCE_MS = 20;
+/** The connection is asked for a sign of life this often. */
+const PULSE_MS = 1_000;
+const LIVE_WITHIN_MS = 2_000;
+/** Postgres is taken as stalled when a sign of life is overdue by this much, */
+const STALLED_AFTER_MS = 5_000;
+/** and the connection is given up for another one after this. */
+const GIVEN_UP_AFTER_MS = 60_000;
+
+const STALL = Symbol("stall");
+const GAP = Symbol("gap");
 
 export async function openChanges(sql: Sql, connectionString: string, processId: string): Promise<Changes> {
   const emitter = new EventEmitter().setMaxListeners(0);
-  const pending = new Set<string>();
-  let client: pg.Client | undefined;
-  let timer: NodeJS.Timeout | undefined;
-  let closed = false;
-
-  const connect = async () => {
-    const fresh = new pg.Client({ connectionString, application_name: "frazil-changes" });
-    fresh.on("notification", (message) => {
-      const [sender, ...topics] = (message.payload ?? "").split("\n");
-      if (sender === processId) return;
-      for (const topic of topics) announce(topic);
-    });
-    fresh.on("error", () => undefined);
-    fresh.on("end", () => {
-      if (!closed) setTimeout(() => void connect().catch(() => undefined), RECONNECT_MS).unref();
-    });
-    await fresh.connect();
-    await fresh.query(`LISTEN ${CHANNEL}`);
-    client = fresh;
-  };
   const announce = (topic: string) => {
     emitter.emit(topic);
     emitter.emit("*", topic);
   };
-  const flush = () => {
-    timer = undefined;
-    const topics = [...pending];
-    pending.clear();
-    // A payload holds at most 8,000 bytes: about 200 topics.
-    for (let at = 0; at < topics.length; at += 150) {
-      const payload = [processId, ...topics.slice(at, at + 150)].join("\n");
-      sql.query({ text: "SELECT pg_notify($1, $2)", values: [CHANNEL, payload] }).catch(() => undefined);
-    }
+  const listening = await openListening(connectionString, {
+    onPayload(payload) {
+      const [sender, ...topics] = payload.split("\n");
+      if (sender !== processId) for (const topic of topics) announce(topic);
+    },
+    onStall: () => emitter.emit(STALL),
+    onGap: () => emitter.emit(GAP),
+  });
+  const sender = openSender(sql, processId);
+  const listen = (topic: string | symbol, listener: () => void) => {
+    emitter.on(topic, listener);
+    return () => void emitter.off(topic, listener);
   };
-  await connect();
   return {
     notify(topic) {
       announce(topic);
-      pending.add(topic);
-      timer ??= setTimeout(flush, COALESCE_MS).unref();
+      sender.send(topic);
     },
     next(topic, timeoutMs, signal) {
       return new Promise((resolve) => {
@@ -76,15 +75,117 @@ export async function openChanges(sql: Sql, connectionString: string, processId:
         signal?.addEventListener("abort", done);
       });
     },
-    listen(topic, listener) {
-      emitter.on(topic, listener);
-      return () => emitter.off(topic, listener);
-    },
+    listen,
     onAny: (listener) => void emitter.on("*", listener),
+    isLive: listening.isLive,
+    isStalled: listening.isStalled,
+    onStall: (listener) => listen(STALL, listener),
+    onGap: (listener) => listen(GAP, listener),
+    async close() {
+      sender.close();
+      await listening.close();
+    },
+  };
+}
+
+/** Tells the other processes, of what comes together in one go. */
+function openSender(sql: Sql, processId: string) {
+  const pending = new Set<string>();
+  let timer: NodeJS.Timeout | undefined;
+  const flush = () => {
+    timer = undefined;
+    const topics = [...pending];
+    pending.clear();
+    // A payload holds at most 8,000 bytes: about 200 topics.
+    for (let at = 0; at < topics.length; at += 150) {
+      const payload = [processId, ...topics.slice(at, at + 150)].join("\n");
+      sql.query({ text: "SELECT pg_notify($1, $2)", values: [CHANNEL, payload] }).catch(() => undefined);
+    }
+  };
+  return {
+    send(topic: string) {
+      pending.add(topic);
+      timer ??= setTimeout(flush, COALESCE_MS).unref();
+    },
+    close: () => clearTimeout(timer),
+  };
+}
+
+/** Holds one connection that listens, opened again whenever it breaks, and asks it for signs of life. */
+async function openListening(
+  connectionString: string,
+  on: { onPayload(payload: string): void; onStall(): void; onGap(): void },
+) {
+  let client: pg.Client | undefined;
+  let closed = false;
+  let askedAtMs: number | undefined;
+  let stalled = false;
+  let retry: NodeJS.Timeout | undefined;
+
+  const connect = async () => {
+    const fresh = new pg.Client({
+      connectionString,
+      application_name: "frazil-changes",
+      connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    });
+    fresh.on("notification", (message) => on.onPayload(message.payload ?? ""));
+    fresh.on("error", () => undefined);
+    fresh.on("end", () => {
+      if (client === fresh) lose();
+    });
+    try {
+      await fresh.connect();
+      await fresh.query(`LISTEN ${CHANNEL}`);
+    } catch (error) {
+      fresh.end().catch(() => undefined);
+      throw error;
+    }
+    if (closed) return void fresh.end().catch(() => undefined);
+    client = fresh;
+    askedAtMs = undefined;
+    stalled = false;
+  };
+  const lose = () => {
+    client = undefined;
+    on.onGap();
+    const again = () => connect().catch(lose);
+    if (!closed) retry = setTimeout(again, RECONNECT_MS).unref();
+  };
+  const pulse = () => {
+    const asked = client;
+    if (asked === undefined) return;
+    if (askedAtMs === undefined) {
+      askedAtMs = performance.now();
+      const answered = () => {
+        if (client !== asked) return;
+        askedAtMs = undefined;
+        stalled = false;
+      };
+      // One that fails is answered too; a connection that broke tells so by itself.
+      asked.query("SELECT 1").then(answered, answered);
+      return;
+    }
+    const silentMs = performance.now() - askedAtMs;
+    if (silentMs > STALLED_AFTER_MS && !stalled) {
+      stalled = true;
+      on.onStall();
+    }
+    if (silentMs < GIVEN_UP_AFTER_MS) return;
+    lose();
+    asked.end().catch(() => undefined);
+  };
+  await connect();
+  const timer = setInterval(pulse, PULSE_MS).unref();
+  return {
+    isLive: () => client !== undefined && (askedAtMs === undefined || performance.now() - askedAtMs < LIVE_WITHIN_MS),
+    isStalled: () => stalled,
     async close() {
       closed = true;
-      clearTimeout(timer);
-      await client?.end();
+      clearInterval(timer);
+      clearTimeout(retry);
+      const last = client;
+      client = undefined;
+      await last?.end();
     },
   };
 }

@@ -17,6 +17,7 @@ export interface ClusterRow {
   readonly created_at: Date;
   readonly ready_at: Date | null;
   readonly finished_at: Date | null;
+  readonly request_hash: Buffer | null;
 }
 
 export interface NodeRow {
@@ -37,12 +38,15 @@ export interface NewCluster {
   readonly shape: ClusterShape;
   readonly shapeHash: string;
   readonly idleTimeoutSeconds: number;
+  readonly idempotencyKey: string | null;
+  readonly requestHash: Buffer | null;
 }
 
-export async function insertCluster(sql: Sql, cluster: NewCluster): Promise<ClusterRow> {
+/** Undefined when the idempotency key was used before. */
+export async function insertCluster(sql: Sql, cluster: NewCluster): Promise<ClusterRow | undefined> {
   const rows = await sql.query<ClusterRow>({
-    text: `WITH made AS (INSERT INTO clusters (id, workspace_id, name, cloud, shape, shape_hash, status, idle_timeout_seconds)
-        VALUES ($1, $2, $3, $4, $5, $6, 'requested', $7) RETURNING *),
+    text: `WITH made AS (INSERT INTO clusters (id, workspace_id, name, cloud, shape, shape_hash, status, idle_timeout_seconds, idempotency_key, request_hash)
+        VALUES ($1, $2, $3, $4, $5, $6, 'requested', $7, $8, $9) ON CONFLICT (workspace_id, idempotency_key) DO NOTHING RETURNING *),
       event AS (INSERT INTO events (workspace_id, cluster_id, event) SELECT workspace_id, id, 'request' FROM made)
       SELECT * FROM made`,
     values: [
@@ -53,9 +57,19 @@ export async function insertCluster(sql: Sql, cluster: NewCluster): Promise<Clus
       cluster.shape,
       cluster.shapeHash,
       cluster.idleTimeoutSeconds,
+      cluster.idempotencyKey,
+      cluster.requestHash,
     ],
   });
-  return rows[0] as ClusterRow;
+  return rows[0];
+}
+
+export async function findClusterByKey(sql: Sql, workspaceId: string, key: string): Promise<ClusterRow | undefined> {
+  const rows = await sql.query<ClusterRow>({
+    text: "SELECT * FROM clusters WHERE workspace_id = $1 AND idempotency_key = $2",
+    values: [workspaceId, key],
+  });
+  return rows[0];
 }
 
 /** A cluster of this shape that can take a job; a ready one first. Serialises placements of the same shape, so that two jobs don't make two clusters. */

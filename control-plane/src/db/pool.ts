@@ -14,6 +14,8 @@ export interface Statement {
 const CONNECTIONS_MAX = 20;
 const CONNECT_TIMEOUT_MS = 10_000;
 const STATEMENT_TIMEOUT_MS = 60_000;
+/** Postgres ends statements by itself; this is for one that is no longer there, though the connection looks as if it were. */
+const ANSWER_TIMEOUT_MS = STATEMENT_TIMEOUT_MS + 15_000;
 
 export interface Pool extends Sql {
   /** Runs `work` in one transaction. No network call but the database's belongs inside. */
@@ -29,6 +31,8 @@ export function openPool(connectionString: string, onError: (error: Error) => vo
     max: CONNECTIONS_MAX,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     statement_timeout: STATEMENT_TIMEOUT_MS,
+    query_timeout: ANSWER_TIMEOUT_MS,
+    keepAlive: true,
     idle_in_transaction_session_timeout: STATEMENT_TIMEOUT_MS,
     application_name: "frazil-control-plane",
     // Statements that don't depend on each other's answers go out together: a round trip wakes two processes.

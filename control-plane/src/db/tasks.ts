@@ -219,6 +219,8 @@ export interface OpenTask {
   readonly plan_id: string;
   readonly attempt: number;
   readonly attempts_max: number;
+  /** Attempts that were given back without being run: they are no tries. */
+  readonly releases: number;
   readonly node_id: string | null;
 }
 
@@ -226,15 +228,18 @@ export interface OpenTask {
  * Locks the jobs of tasks. Whoever ends tasks does it first: jobs are locked before tasks, and both in the order of their ids, by everyone, so that
  * recording, cancelling and expiring can't deadlock.
  */
-export async function lockJobsOf(sql: Sql, taskIds: readonly string[]): Promise<void> {
-  await sql.query({
+export async function lockJobsOf(
+  sql: Sql,
+  taskIds: readonly string[],
+): Promise<{ readonly id: string; readonly tasks_total: number }[]> {
+  return sql.query({
     name: "lock-jobs-of",
-    text: "SELECT 1 FROM jobs WHERE id IN (SELECT job_id FROM tasks WHERE id = ANY($1)) ORDER BY id FOR NO KEY UPDATE",
+    text: "SELECT id, tasks_total FROM jobs WHERE id IN (SELECT job_id FROM tasks WHERE id = ANY($1)) ORDER BY id FOR NO KEY UPDATE",
     values: [taskIds],
   });
 }
 
-const OPEN_COLUMNS = `id, job_id, workspace_id, kind, ordinal, frame, plan_id, attempt, attempts_max, node_id, manifest IS NOT NULL AS publishing`;
+const OPEN_COLUMNS = `id, job_id, workspace_id, kind, ordinal, frame, plan_id, attempt, attempts_max, releases, node_id, manifest IS NOT NULL AS publishing`;
 
 /** Locks tasks that are on a node (in id order, so that two batches can't deadlock). */
 export async function lockActive(sql: Sql, taskIds: readonly string[]): Promise<OpenTask[]> {
@@ -296,6 +301,7 @@ export async function applyOutcomes(sql: Sql, outcomes: readonly TaskOutcome[]):
           $11::jsonb[]) AS o(id, attempt, status, event, attempt_status, error, delay_ms, wall_ms, cpu_ms, peak, split_state)
       ), t AS (
         UPDATE tasks SET status = o.status, node_id = NULL, lease_expires_at = NULL, phase = NULL,
+          releases = tasks.releases + CASE WHEN o.attempt_status = 'released' THEN 1 ELSE 0 END,
           error = o.error, split_state = coalesce(o.split_state, tasks.split_state),
           started_at = coalesce(tasks.started_at, now() - make_interval(secs => o.wall_ms / 1000)),
           not_before = CASE WHEN o.event = 'requeue' THEN now() + make_interval(secs => o.delay_ms / 1000) END,

@@ -7,12 +7,15 @@ export interface TokenRow {
   readonly user_name: string;
   readonly hash: Buffer;
   readonly expired: boolean;
+  /** Null: never. */
+  readonly expires_in_ms: number | null;
 }
 
 export async function findToken(sql: Sql, prefix: string): Promise<TokenRow | undefined> {
   const rows = await sql.query<TokenRow>({
     name: "find-token",
-    text: `SELECT id, workspace_id, user_name, hash, coalesce(expires_at <= now(), false) AS expired FROM api_tokens
+    text: `SELECT id, workspace_id, user_name, hash, coalesce(expires_at <= now(), false) AS expired,
+        extract(epoch FROM expires_at - now())::float8 * 1000 AS expires_in_ms FROM api_tokens
       WHERE prefix = $1 AND revoked_at IS NULL`,
     values: [prefix],
   });

@@ -38,6 +38,8 @@ export interface StepQueue {
 
 export interface Settings {
   readonly leaseTtlMs: number;
+  /** How long a sender may be silent within a body. */
+  bodyIdleMs: number;
   /** Where nodes reach this control plane. */
   readonly address: string;
   readonly cacheDir: string;
@@ -52,4 +54,7 @@ export const topics = {
   room: (clusterId: string) => `room:${clusterId}`,
   /** Attempts of this job that are on nodes were ended. */
   cancel: (jobId: string) => `cancel:${jobId}`,
+  /** A user's token, by its prefix, or a node's was changed, by whomever: triggers of the database announce it. */
+  token: (prefix: string) => `token:${prefix}`,
+  node: (nodeId: string) => `node:${nodeId}`,
 };

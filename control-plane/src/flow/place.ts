@@ -34,7 +34,10 @@ export async function place(deps: Deps, jobId: string): Promise<void> {
         shape: job.shape,
         shapeHash: hashShape(job.shape),
         idleTimeoutSeconds: job.spec.context?.idleTimeoutSeconds ?? IDLE_TIMEOUT_DEFAULT_SECONDS,
+        idempotencyKey: null,
+        requestHash: null,
       }));
+    if (chosen === undefined) throw new Error("a cluster without an idempotency key was not inserted");
     return (await deps.db.jobs.placeJob(sql, jobId, chosen.id)) ? chosen : undefined;
   });
   if (cluster === undefined) return;

@@ -1,7 +1,7 @@
 import { type ErrorInfo, type FromNode, TASKS_PER_JOB_MAX } from "@frazil/contracts";
 import { makeBatcher } from "./batcher.ts";
 import type { AttemptKey, Deps, OpenTask } from "./deps.ts";
-import { announceSettled, KEYS_LIMIT_ERROR, type Settlement, settle, settleFailure } from "./settle.ts";
+import { announceSettled, KEYS_LIMIT_ERROR, type Settlement, settle, settleFailure, settleRelease } from "./settle.ts";
 
 type RecordDeps = Pick<Deps, "db" | "pool" | "changes" | "dispatcher" | "log">;
 export type Finished = Extract<FromNode, { type: "finished" }>;
@@ -50,16 +50,19 @@ export function makeRecorder(deps: RecordDeps): Recorder {
 async function recordBatch(deps: RecordDeps, reports: readonly Report[]): Promise<boolean[]> {
   const { settled, live } = await deps.pool.transact(async (sql) => {
     const taskIds = [...new Set(reports.map((report) => report.message.taskId))];
-    const [, open] = await Promise.all([
+    const [jobs, open] = await Promise.all([
       deps.db.tasks.lockJobsOf(sql, taskIds),
       deps.db.tasks.lockActive(sql, taskIds),
     ]);
+    const roomOf = new Map(jobs.map((job) => [job.id, TASKS_PER_JOB_MAX - job.tasks_total]));
     const byId = new Map(open.map((task) => [task.id, task]));
     const chosen = new Map<string, Settlement>();
     const accepted = reports.map((report) => {
       const task = byId.get(report.message.taskId);
       if (task === undefined || !isLive(task, report) || chosen.has(task.id)) return false;
-      chosen.set(task.id, decide(task, report.message));
+      const settlement = decide(task, report.message, roomOf.get(task.job_id) ?? 0);
+      roomOf.set(task.job_id, (roomOf.get(task.job_id) ?? 0) - (settlement.keys?.length ?? 0));
+      chosen.set(task.id, settlement);
       return true;
     });
     if (chosen.size === 0) return { settled: undefined, live: accepted };
@@ -85,7 +88,8 @@ function fits(task: OpenTask, { outcome }: Finished): boolean {
   return outcome.kind !== "split" || task.kind === "split";
 }
 
-function decide(task: OpenTask, message: Finished): Settlement {
+/** `room`: how many tasks the job may still get. */
+function decide(task: OpenTask, message: Finished, room: number): Settlement {
   const { outcome, usage } = message;
   const common = { task, error: null, delayMs: 0, usage, splitState: undefined };
   if (!fits(task, message)) return settleFailure(task, UNFIT, { retryable: false, attemptStatus: "failed", usage });
@@ -96,7 +100,7 @@ function decide(task: OpenTask, message: Finished): Settlement {
         result: { result: outcome.result, head: outcome.head },
       };
     case "split":
-      if (outcome.keys.length > TASKS_PER_JOB_MAX)
+      if (outcome.keys.length > room)
         return settleFailure(task, KEYS_LIMIT_ERROR, { retryable: false, attemptStatus: "failed", usage });
       return {
         outcome: { ...common, event: "finish", attemptStatus: "succeeded", splitState: outcome.splitState },
@@ -105,6 +109,6 @@ function decide(task: OpenTask, message: Finished): Settlement {
     case "failed":
       return settleFailure(task, outcome.error, { retryable: outcome.retryable, attemptStatus: "failed", usage });
     case "released":
-      return { outcome: { ...common, event: "requeue", attemptStatus: "released" } };
+      return settleRelease(task);
   }
 }

@@ -1,10 +1,18 @@
 import { isFinalJobStatus, JobSpec, mintId, Problem } from "@frazil/contracts";
 import { hashShape } from "../domain/shape.ts";
 import type { Deps, JobRow } from "./deps.ts";
+import { repeatableOf, sameAsFirst } from "./repeats.ts";
 import { announce } from "./submit.ts";
 
+export interface Retry {
+  readonly workspaceId: string;
+  readonly user: string;
+  readonly jobId: string;
+  readonly idempotencyKey: string | null;
+}
+
 /** Makes a new job of the failed and cancelled tasks of one that has ended, linked to it. Ended states are final: the first job stays as it is. */
-export async function retryJob(deps: Deps, workspaceId: string, user: string, jobId: string): Promise<JobRow> {
+export async function retryJob(deps: Deps, { workspaceId, user, jobId, idempotencyKey }: Retry): Promise<JobRow> {
   const before = (await deps.db.jobs.loadJobOf(deps.pool, workspaceId, jobId))?.job;
   if (before === undefined) throw new Problem("not_found", `There is no job ${jobId}.`);
   if (!isFinalJobStatus(before.status))
@@ -16,6 +24,7 @@ export async function retryJob(deps: Deps, workspaceId: string, user: string, jo
   if (open.splits + open.tasks === 0)
     throw new Problem("conflict", `Every task of job ${jobId} succeeded; there is nothing to retry.`);
   const spec = JobSpec.parse(JSON.parse(deps.sealer.open(before.sealed, workspaceId).toString("utf8")));
+  const repeatable = repeatableOf(idempotencyKey, "retry", jobId);
   const job = await deps.pool.transact(async (sql) => {
     const made = await deps.db.jobs.insertJob(
       sql,
@@ -29,13 +38,12 @@ export async function retryJob(deps: Deps, workspaceId: string, user: string, jo
         shape: before.shape,
         shapeHash: hashShape(before.shape),
         clusterId: null,
-        idempotencyKey: null,
-        requestHash: null,
+        ...repeatable,
         retryOf: jobId,
       },
       { kind: "query", ids: [], frames: [], planIds: [], newPlan: null, claim: null },
     );
-    if (made === undefined) throw new Error("a job without an idempotency key was not inserted");
+    if (made === undefined) return undefined;
     await deps.db.jobTasks.copyUnfinished(
       sql,
       jobId,
@@ -51,6 +59,8 @@ export async function retryJob(deps: Deps, workspaceId: string, user: string, jo
       added: open.tasks,
     });
   });
+  if (job === undefined)
+    return sameAsFirst(await deps.db.jobs.findJobByKey(deps.pool, workspaceId, idempotencyKey ?? ""), repeatable);
   announce(deps, job);
   return job;
 }

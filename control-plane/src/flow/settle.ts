@@ -7,7 +7,7 @@ import {
   mintId,
   TASKS_PER_JOB_MAX,
 } from "@frazil/contracts";
-import { decideAfterFailure } from "../domain/after-failure.ts";
+import { decideAfterFailure, decideAfterRelease, RELEASES_MAX } from "../domain/after-failure.ts";
 import { type AttemptKey, type Deps, type JobRow, type OpenTask, type Sql, type TaskOutcome, topics } from "./deps.ts";
 
 type SettleDeps = Pick<Deps, "db" | "pool" | "changes" | "dispatcher" | "log">;
@@ -36,7 +36,7 @@ export function settleFailure(
     {
       code: error.code,
       retryable: options.retryable,
-      attempt: task.attempt,
+      tries: task.attempt - task.releases,
       attemptsMax: task.attempts_max,
       publishing: task.publishing,
     },
@@ -45,6 +45,20 @@ export function settleFailure(
   const common = { task, attemptStatus: options.attemptStatus, error, usage: options.usage, splitState: undefined };
   if (after.kind === "retry") return { outcome: { ...common, event: "requeue", delayMs: after.delayMs } };
   return { outcome: { ...common, event: "fail", delayMs: 0 } };
+}
+
+const RELEASED: ErrorInfo = {
+  code: "node_lost",
+  message: `Nodes gave this task back more than ${RELEASES_MAX} times without running it.`,
+  hint: "Look at the logs of the cluster's nodes; retry the job once they stay up.",
+};
+
+/** A task that a node gave back without running it: goes to the next one, but not for ever. */
+export function settleRelease(task: OpenTask): Settlement {
+  const after = decideAfterRelease(task.releases + 1, Math.random());
+  const common = { task, attemptStatus: "released", usage: null, splitState: undefined } as const;
+  if (after.kind === "fail") return { outcome: { ...common, event: "fail", error: RELEASED, delayMs: 0 } };
+  return { outcome: { ...common, event: "requeue", error: null, delayMs: after.delayMs } };
 }
 
 /** Writes the ends of attempts, their results and keys, and what follows for their jobs. The caller's transaction has locked the tasks. */

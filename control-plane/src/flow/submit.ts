@@ -14,6 +14,7 @@ import {
 import { checkPlanBytes, checkRelease, checkSpec } from "../domain/check-spec.ts";
 import { hashShape, shapeOf } from "../domain/shape.ts";
 import { type Deps, type JobRow, type LeasedTask, type NewPlan, topics, type WorkspaceRow } from "./deps.ts";
+import { sameAsFirst } from "./repeats.ts";
 import { makeTemplate } from "./templates.ts";
 
 type SubmitDeps = Pick<
@@ -227,13 +228,5 @@ export function announce(deps: Pick<Deps, "changes" | "queue" | "log">, job: Job
 
 async function repeated(deps: SubmitDeps, draft: Draft): Promise<JobRow> {
   const before = await deps.db.jobs.findJobByKey(deps.pool, draft.workspaceId, draft.idempotencyKey as string);
-  if (before === undefined)
-    throw new Problem("unavailable", "The first submission with this idempotency key is not complete; send it again.");
-  if (before.request_hash === null || !before.request_hash.equals(draft.requestHash as Buffer)) {
-    throw new Problem(
-      "idempotency_mismatch",
-      "This idempotency key was used before with another body; use a new key for another submission.",
-    );
-  }
-  return before;
+  return sameAsFirst(before, draft);
 }

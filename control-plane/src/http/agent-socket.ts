@@ -8,12 +8,13 @@ import { topics } from "../flow/deps.ts";
 import type { Link } from "../flow/dispatch.ts";
 import { handleNodeMessage, type NodeDeps } from "../flow/node-messages.ts";
 import { findNode } from "./auth.ts";
-import { parseNodeJson } from "./node-json.ts";
+import { parseJsonOfNode } from "./body.ts";
 
 const PATH = "/v1/agent/connect";
 /** Backpressure: a node that does not read is cut off, and its leases lapse. */
 const UNSENT_BYTES_MAX = 64 * 1024 * 1024;
 const CLOSED_BY_SERVER = 1012;
+const TOKEN_ENDED = 1008;
 
 /** Serves the nodes' connections on the API's own port. */
 export function serveAgentSockets(deps: NodeDeps, server: Server): { close(): void } {
@@ -23,7 +24,10 @@ export function serveAgentSockets(deps: NodeDeps, server: Server): { close(): vo
     void admit(deps, request)
       .then((node) => {
         if (node === undefined) return refuse(socket, "401 Unauthorized");
-        sockets.handleUpgrade(request, socket, head, (connection) => void serve(deps, node, connection));
+        sockets.handleUpgrade(request, socket, head, (connection) => {
+          void serve(deps, node, connection);
+          endWithToken(deps, node, request.headers.authorization, connection);
+        });
       })
       .catch((error) => {
         deps.log.error({ err: error }, "could not admit a node");
@@ -45,6 +49,25 @@ async function admit(deps: NodeDeps, request: IncomingMessage): Promise<Connecte
 
 function refuse(socket: Duplex, status: string): void {
   socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`);
+}
+
+/** A connection ends with the token that opened it. */
+function endWithToken(
+  deps: NodeDeps,
+  node: ConnectedNode,
+  authorization: string | undefined,
+  connection: WebSocket,
+): void {
+  const check = () => {
+    findNode(deps, authorization).then(
+      (known) => known === undefined && connection.close(TOKEN_ENDED, "this node's token is no longer valid"),
+      // Without the database nothing of what the node says is kept either.
+      (error) => deps.log.warn({ err: error, node: node.id }, "could not look after a node's token"),
+    );
+  };
+  connection.on("close", deps.changes.listen(topics.node(node.id), check));
+  // It may have ended while the connection was made.
+  check();
 }
 
 async function serve(deps: NodeDeps, node: ConnectedNode, connection: WebSocket): Promise<void> {
@@ -94,7 +117,7 @@ async function handle(deps: NodeDeps, node: ConnectedNode, link: Link, message: 
 
 function parseMessage(text: string): unknown {
   try {
-    return parseNodeJson(text);
+    return parseJsonOfNode(text, "The message");
   } catch {
     return undefined;
   }

@@ -8,16 +8,17 @@ import {
   type ToNode,
 } from "@frazil/contracts";
 import { type Context, Hono } from "hono";
-import { bodyLimit } from "hono/body-limit";
 import { z } from "zod";
 import { hashToken, mintNodeToken } from "../domain/tokens.ts";
 import { topics } from "../flow/deps.ts";
 import { handleNodeMessage, type NodeDeps } from "../flow/node-messages.ts";
 import { type AppEnv, requireNode } from "./auth.ts";
-import { parseNodeJson } from "./node-json.ts";
+import { type BodyLimits, parseJsonOfNode, readBytes, textOf } from "./body.ts";
 import { parse } from "./submission.ts";
 
 const BODY_BYTES_MAX = 64 * 1024 * 1024;
+/** Of what anybody may send. */
+const JOIN_BYTES_MAX = 16 * 1024;
 const Messages = z.object({ messages: z.array(FromNode).max(1_000) });
 const LeaseQuery = z.object({
   tasks: z
@@ -30,9 +31,11 @@ const LogBatch = z.object({ lines: z.array(NodeLogLine).max(LOG_BATCH_LINES_MAX)
 /** What agents call beside their connection. Not part of the public API. */
 export function agentRoutes(deps: NodeDeps): Hono<AppEnv> {
   const app = new Hono<AppEnv>();
-  app.use("/v1/agent/*", bodyLimit({ maxSize: BODY_BYTES_MAX }));
+  const readBody = <S extends z.ZodType>(c: Context<AppEnv>, schema: S) =>
+    readJson(c, schema, { bytesMax: BODY_BYTES_MAX, idleMs: deps.settings.bodyIdleMs, advice: "send it in parts" });
   app.post("/v1/agent/join", async (c) => {
-    const request = await readBody(c, JoinRequest);
+    const limits = { bytesMax: JOIN_BYTES_MAX, idleMs: deps.settings.bodyIdleMs, advice: "send less" };
+    const request = await readJson(c, JoinRequest, limits);
     const minted = mintNodeToken("node");
     const joined = await deps.db.clusters.joinNode(deps.pool, hashToken(request.joinToken), minted.hash, request);
     if (joined === undefined) throw new Problem("unauthenticated", "This join token is not valid, or was used.");
@@ -68,12 +71,7 @@ export function agentRoutes(deps: NodeDeps): Hono<AppEnv> {
   return app;
 }
 
-async function readBody<S extends z.ZodType>(c: Context<AppEnv>, schema: S): Promise<z.output<S>> {
-  const text = await c.req.text();
-  try {
-    return parse(schema, parseNodeJson(text), "The body");
-  } catch (cause) {
-    if (cause instanceof SyntaxError) throw new Problem("invalid_request", "The body is not JSON.", { cause });
-    throw cause;
-  }
+async function readJson<S extends z.ZodType>(c: Context<AppEnv>, schema: S, limits: BodyLimits): Promise<z.output<S>> {
+  const text = textOf(await readBytes(c.req.raw.body, limits), "The body");
+  return parse(schema, parseJsonOfNode(text, "The body"), "The body");
 }

@@ -1,10 +1,11 @@
 import { Problem } from "@frazil/contracts";
 import type { OpenAPIHono } from "@hono/zod-openapi";
-import { bodyLimit } from "hono/body-limit";
+import type { Context } from "hono";
 import type { NodeDeps } from "../flow/node-messages.ts";
 import { VERSION } from "../version.ts";
 import { agentRoutes } from "./agent.ts";
 import { type AppEnv, requireToken } from "./auth.ts";
+import { boundedBody } from "./body.ts";
 import { clusterRoutes } from "./clusters.ts";
 import { eventRoutes } from "./events.ts";
 import { jobRoutes } from "./jobs.ts";
@@ -12,6 +13,7 @@ import type { Metrics } from "./metrics.ts";
 import { newApp, registerProblem } from "./openapi.ts";
 import { answerProblem } from "./problems.ts";
 import type { HttpDeps } from "./reads.ts";
+import { answerStalls } from "./stall.ts";
 
 /** Of requests that are not submissions; those have limits of their own. */
 const BODY_BYTES_MAX = 1024 * 1024;
@@ -24,17 +26,19 @@ export interface AppDeps extends HttpDeps, NodeDeps {
 export function makeApp(deps: AppDeps): OpenAPIHono<AppEnv> {
   const app = newApp();
   app.onError((error, c) => answerProblem(c, error, deps.log));
-  app.notFound((c) => answerProblem(c, new Problem("not_found", `There is nothing at ${c.req.path}.`), deps.log));
+  app.notFound((c) => answerProblem(c, nothingThere(app, c), deps.log));
   app.use(async (c, next) => {
     const startedAt = performance.now();
     await next();
     deps.metrics.observeRequest(c.req.method, c.res.status, performance.now() - startedAt);
   });
+  app.get("/healthz", (c) => c.json({ status: "alive", version: VERSION }));
+  app.get("/openapi.json", (c) => c.json(describeApi(app)));
+  app.use(answerStalls(deps));
   health(app, deps);
   app.route("/", agentRoutes(deps));
-  const limit = bodyLimit({ maxSize: BODY_BYTES_MAX });
   app.use("/v1/*", requireToken(deps));
-  app.use("/v1/clusters/*", limit);
+  app.post("/v1/clusters", boundedBody(deps, { bytesMax: BODY_BYTES_MAX, advice: "send less" }));
   app.route("/", jobRoutes(deps));
   app.route("/", eventRoutes(deps));
   app.route("/", clusterRoutes(deps));
@@ -44,8 +48,20 @@ export function makeApp(deps: AppDeps): OpenAPIHono<AppEnv> {
     scheme: "bearer",
     description: "A token such as frz_...",
   });
-  app.get("/openapi.json", (c) => c.json(describeApi(app)));
   return app;
+}
+
+/** An address that takes other methods says which. */
+function nothingThere(app: OpenAPIHono<AppEnv>, c: Context<AppEnv>): Problem {
+  const { path } = c.req;
+  const methods = app.routes.flatMap((route) => {
+    const pattern = new RegExp(`^${route.path.replace(/:\w+/g, "[^/]+")}$`);
+    return route.method !== "ALL" && pattern.test(path) ? [route.method] : [];
+  });
+  if (methods.length === 0) return new Problem("not_found", `There is nothing at ${path}.`);
+  const allowed = [...new Set(methods)].sort().join(", ");
+  c.header("allow", allowed);
+  return new Problem("method_not_allowed", `${path} takes ${allowed}.`);
 }
 
 /** The OpenAPI document of the public routes. */
@@ -57,7 +73,6 @@ export function describeApi(app: OpenAPIHono<AppEnv>) {
 }
 
 function health(app: OpenAPIHono<AppEnv>, deps: AppDeps): void {
-  app.get("/healthz", (c) => c.json({ status: "alive", version: VERSION }));
   app.get("/readyz", async (c) => {
     const ping = deps.pool.query({ text: "SELECT 1" }).then(() => true);
     const late = new Promise<boolean>((resolve) => setTimeout(() => resolve(false), READY_TIMEOUT_MS).unref());

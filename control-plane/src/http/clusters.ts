@@ -3,19 +3,26 @@ import {
   ClusterId,
   ClusterStatus,
   Me,
-  mintId,
   POLARS_RELEASES,
   Problem,
   pageOf,
   StartCluster,
 } from "@frazil/contracts";
 import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
-import { hashShape, shapeOf } from "../domain/shape.ts";
 import { stopCluster } from "../flow/place.ts";
-import { cloudOf, defaultCloud } from "../flow/submit.ts";
+import { startCluster } from "../flow/start-cluster.ts";
 import { VERSION } from "../version.ts";
-import type { AppEnv } from "./auth.ts";
-import { idCursor, jsonContent, newApp, PageQuery, problems, security, WaitSeconds } from "./openapi.ts";
+import { type AppEnv, whileGood } from "./auth.ts";
+import {
+  IdempotencyHeaders,
+  idCursor,
+  jsonContent,
+  newApp,
+  PageQuery,
+  problems,
+  security,
+  WaitSeconds,
+} from "./openapi.ts";
 import { type HttpDeps, readCluster, waitForCluster } from "./reads.ts";
 import { viewCluster } from "./views.ts";
 
@@ -34,8 +41,11 @@ const start = createRoute({
   path: "/v1/clusters",
   summary: "Start a cluster",
   security,
-  request: { body: { required: true, content: { "application/json": { schema: StartCluster } } } },
-  responses: { 202: jsonContent(Cluster, "Being started"), ...problems(400, 413, 422) },
+  request: {
+    headers: IdempotencyHeaders,
+    body: { required: true, content: { "application/json": { schema: StartCluster } } },
+  },
+  responses: { 202: jsonContent(Cluster, "Being started"), ...problems(400, 408, 413, 422) },
 });
 const get = createRoute({
   method: "get",
@@ -88,29 +98,22 @@ export function clusterRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {
     return c.json({ items, nextCursor: rows.length === limit ? (rows.at(-1)?.row.id ?? null) : null }, 200);
   });
   app.openapi(start, async (c) => {
-    const { context, name } = c.req.valid("json");
+    const wanted = c.req.valid("json");
     const { workspaceId, workspace } = c.get("caller");
-    const shape = shapeOf(context, defaultCloud(workspace));
-    const refusal = cloudOf(deps, shape).refusal(shape);
-    if (refusal !== undefined) throw new Problem("not_available", refusal);
-    const draft = {
-      id: mintId("cluster"),
-      workspaceId,
-      name,
-      shape,
-      shapeHash: hashShape(shape),
-      idleTimeoutSeconds: context.idleTimeoutSeconds,
-    };
-    const row = await deps.db.clusters.insertCluster(deps.pool, draft);
-    deps.queue.send("provision", row.id);
-    return c.json(viewCluster(row, { ready: 0, total: 0 }, 0), 202);
+    const idempotencyKey = c.req.valid("header")["idempotency-key"] ?? null;
+    const id = await startCluster(deps, workspace, wanted, idempotencyKey);
+    return c.json(await readCluster(deps, workspaceId, id), 202);
   });
   app.openapi(get, async (c) =>
     c.json(await readCluster(deps, c.get("caller").workspaceId, c.req.valid("param").id), 200),
   );
   app.openapi(wait, async (c) => {
-    const options = { seconds: c.req.valid("query").timeout, signal: c.req.raw.signal };
-    return c.json(await waitForCluster(deps, c.get("caller").workspaceId, c.req.valid("param").id, options), 200);
+    const { id } = c.req.valid("param");
+    const seconds = c.req.valid("query").timeout;
+    const cluster = await whileGood(deps, c, (signal) =>
+      waitForCluster(deps, c.get("caller").workspaceId, id, { seconds, signal }),
+    );
+    return c.json(cluster, 200);
   });
   app.openapi(stop, async (c) => {
     const { workspaceId } = c.get("caller");

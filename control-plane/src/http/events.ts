@@ -1,7 +1,7 @@
 import { isFinalJobStatus, JobId, type LogLine } from "@frazil/contracts";
 import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
 import { type SSEStreamingApi, streamSSE } from "hono/streaming";
-import type { AppEnv } from "./auth.ts";
+import { type AppEnv, isStillGood, whileGood } from "./auth.ts";
 import { newApp, problems, security } from "./openapi.ts";
 import { type HttpDeps, readJob, waitForJob } from "./reads.ts";
 
@@ -35,11 +35,13 @@ export function eventRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {
   const app = newApp();
   app.openapi(events, async (c) => {
     const { id } = c.req.valid("param");
-    const { workspaceId } = c.get("caller");
+    const caller = c.get("caller");
+    const { workspaceId } = caller;
     await readJob(deps, workspaceId, id);
     const after = BigInt(c.req.valid("query").after ?? c.req.header("last-event-id")?.match(/^\d{1,15}$/)?.[0] ?? "0");
+    const isGood = () => isStillGood(deps, caller);
     return streamSSE(c, (stream) =>
-      follow(deps, stream, { workspaceId, jobId: id, after, signal: c.req.raw.signal }),
+      whileGood(deps, c, (signal) => follow(deps, stream, { workspaceId, jobId: id, after, signal, isGood })),
     ) as never;
   });
   return app;
@@ -48,7 +50,7 @@ export function eventRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {
 async function follow(
   deps: HttpDeps,
   stream: SSEStreamingApi,
-  what: { workspaceId: string; jobId: string; after: bigint; signal: AbortSignal },
+  what: { workspaceId: string; jobId: string; after: bigint; signal: AbortSignal; isGood: () => Promise<boolean> },
 ) {
   const gone = new AbortController();
   stream.onAbort(() => gone.abort());
@@ -62,13 +64,15 @@ async function follow(
       signal,
       isEnough: (now) => now.revision > revision || isFinalJobStatus(now.status),
     });
+    if (signal.aborted) return;
     after = await sendLogs(deps, stream, what.jobId, after);
     if (isFinalJobStatus(job.status)) {
       await stream.writeSSE({ event: "end", data: JSON.stringify(job) });
       return;
     }
     if (job.revision > revision) await stream.writeSSE({ event: "job", data: JSON.stringify(job) });
-    else await stream.write(": still here\n\n");
+    else if (await what.isGood()) await stream.write(": still here\n\n");
+    else return;
     revision = job.revision;
   }
 }

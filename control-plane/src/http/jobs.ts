@@ -17,8 +17,9 @@ import {
 import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
 import { cancelJob } from "../flow/cancel.ts";
 import { retryJob } from "../flow/retry.ts";
-import type { AppEnv } from "./auth.ts";
+import { type AppEnv, whileGood } from "./auth.ts";
 import {
+  IdempotencyHeaders,
   idCursor,
   jsonContent,
   newApp,
@@ -51,16 +52,9 @@ const submit = createRoute({
         "application/x-ndjson": { schema: { $ref: "#/components/schemas/SubmitLine" } },
       },
     },
-    headers: z.object({
-      "idempotency-key": z
-        .string()
-        .min(1)
-        .max(200)
-        .optional()
-        .describe("A repeat with the same key and body gives the same job."),
-    }),
+    headers: IdempotencyHeaders,
   },
-  responses: { 202: jsonContent(Job, "Accepted"), ...problems(400, 404, 409, 413, 415, 422) },
+  responses: { 202: jsonContent(Job, "Accepted"), ...problems(400, 404, 408, 409, 413, 415, 422) },
 });
 const list = createRoute({
   method: "get",
@@ -150,8 +144,8 @@ const retry = createRoute({
   path: "/v1/jobs/{id}/retry",
   summary: "Make a new job of the failed and cancelled tasks",
   security,
-  request: { params: JobParam },
-  responses: { 202: jsonContent(Job, "The new job"), ...problems(400, 404, 409) },
+  request: { params: JobParam, headers: IdempotencyHeaders },
+  responses: { 202: jsonContent(Job, "The new job"), ...problems(400, 404, 409, 422) },
 });
 
 export function jobRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {
@@ -163,11 +157,11 @@ export function jobRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {
   app.openapi(get, async (c) => c.json(await readJob(deps, c.get("caller").workspaceId, c.req.valid("param").id), 200));
   app.openapi(wait, async (c) => {
     const { timeout, revision } = c.req.valid("query");
-    const job = await waitForJob(deps, c.get("caller").workspaceId, c.req.valid("param").id, {
-      seconds: timeout,
-      signal: c.req.raw.signal,
-      isEnough: (now) => now.finishedAt !== null || (revision !== undefined && now.revision > revision),
-    });
+    const isEnough = (now: Job) => now.finishedAt !== null || (revision !== undefined && now.revision > revision);
+    const { id } = c.req.valid("param");
+    const job = await whileGood(deps, c, (signal) =>
+      waitForJob(deps, c.get("caller").workspaceId, id, { seconds: timeout, signal, isEnough }),
+    );
     return c.json(job, 200);
   });
   app.openapi(cancel, async (c) => {
@@ -176,7 +170,9 @@ export function jobRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {
   });
   app.openapi(retry, async (c) => {
     const { workspaceId, user } = c.get("caller");
-    return c.json(viewJob(await retryJob(deps, workspaceId, user, c.req.valid("param").id), null), 202);
+    const idempotencyKey = c.req.valid("header")["idempotency-key"] ?? null;
+    const job = await retryJob(deps, { workspaceId, user, jobId: c.req.valid("param").id, idempotencyKey });
+    return c.json(viewJob(job, null), 202);
   });
   return app;
 }
@@ -192,7 +188,8 @@ function submissions(app: OpenAPIHono<AppEnv>, deps: HttpDeps): void {
     const row = await read(deps, submitter, c.req.raw.body);
     const { wait: seconds } = c.req.valid("query");
     if (seconds === 0) return c.json(viewJob(row, null), 202);
-    return c.json(await waitForJob(deps, workspaceId, row.id, { seconds, signal: c.req.raw.signal }), 202);
+    const job = await whileGood(deps, c, (signal) => waitForJob(deps, workspaceId, row.id, { seconds, signal }));
+    return c.json(job, 202);
   });
 }
 

@@ -1,4 +1,11 @@
-import { PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, Problem, ProblemDocument, WAIT_SECONDS_MAX } from "@frazil/contracts";
+import {
+  IDEMPOTENCY_KEY_CHARS_MAX,
+  PAGE_SIZE_DEFAULT,
+  PAGE_SIZE_MAX,
+  Problem,
+  ProblemDocument,
+  WAIT_SECONDS_MAX,
+} from "@frazil/contracts";
 import { OpenAPIHono, z } from "@hono/zod-openapi";
 import type { AppEnv } from "./auth.ts";
 
@@ -46,10 +53,11 @@ const problemContent = (description: string) => ({
 });
 
 /** The problems that a route may answer, by HTTP status. 401, 500 and 503 may come from every route that takes a token. */
-export function problems(...statuses: (400 | 404 | 409 | 413 | 415 | 422)[]) {
+export function problems(...statuses: (400 | 404 | 408 | 409 | 413 | 415 | 422)[]) {
   const text = {
     400: "Not valid",
     404: "Not there, or not yours",
+    408: "The body did not arrive in time",
     409: "Conflict",
     413: "Too large",
     415: "Content type not accepted",
@@ -65,6 +73,16 @@ export function problems(...statuses: (400 | 404 | 409 | 413 | 415 | 422)[]) {
 }
 
 export const security = [{ token: [] }];
+
+/** Of requests that make something: lost answers are no reason to make it twice. */
+export const IdempotencyHeaders = z.object({
+  "idempotency-key": z
+    .string()
+    .min(1)
+    .max(IDEMPOTENCY_KEY_CHARS_MAX)
+    .optional()
+    .describe("A repeat with the same key and body gives what the first made; another body is refused."),
+});
 
 export const PageQuery = z.object({
   limit: z.coerce.number().int().min(1).max(PAGE_SIZE_MAX).default(PAGE_SIZE_DEFAULT),

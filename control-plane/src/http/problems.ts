@@ -6,8 +6,9 @@ import type { Logger } from "pino";
 const RETRY_AFTER_SECONDS = "2";
 /** What Postgres and its driver say when the database, not the request, is in the way. */
 const UNAVAILABLE =
-  /ECONNREFUSED|ECONNRESET|EPIPE|Connection terminated|timeout exceeded when trying to connect|the database system is|too many clients|terminating connection|No space left|could not extend|statement timeout/i;
-const UNAVAILABLE_STATES = /^(08|53|57P0|58030)/;
+  /ECONNREFUSED|Query read timeout|ECONNRESET|EPIPE|Connection terminated|timeout exceeded when trying to connect|the database system is|too many clients|terminating connection|No space left|could not extend|statement timeout/i;
+/** SQLSTATEs, and the codes that Prisma makes of them. */
+const UNAVAILABLE_STATES = /^(08|53|57P0|58030|P1001|P1002|P1008|P1017|P2024|P2037)/;
 
 /** Text that Postgres can't keep: NUL, or (within JSON) half of a surrogate pair. */
 const UNKEEPABLE_STATES = ["22021", "22P05"];
@@ -37,7 +38,7 @@ export function problemOf(error: unknown): Problem {
   ) {
     return new Problem(
       "unavailable",
-      "The database does not answer right now; nothing of this request was kept. Try again in a moment.",
+      "The database can't be asked right now. Try again in a moment; a repeat with the same idempotency key is harmless.",
       { cause: error },
     );
   }
@@ -52,5 +53,7 @@ export function answerProblem(c: Context, error: unknown, log: Logger): Response
   const headers: Record<string, string> = { "content-type": "application/problem+json" };
   if (kind.http === 503 || kind.http === 429) headers["retry-after"] = RETRY_AFTER_SECONDS;
   if (kind.http === 401) headers["www-authenticate"] = "Bearer";
+  // The rest of the body, should it ever come, is not waited for.
+  if (kind.http === 408) headers.connection = "close";
   return c.body(JSON.stringify(problemDocument(problem, c.req.path)), kind.http as 400, headers);
 }

@@ -1,17 +1,20 @@
 import { createHash } from "node:crypto";
 import {
   type JobSpec,
+  PLAN_BYTES_MAX,
   Problem,
+  SQL_CHARS_MAX,
   SUBMISSION_BYTES_MAX,
   SubmitJob,
   SubmitLine,
   TASKS_PER_JOB_MAX,
 } from "@frazil/contracts";
 import type { z } from "zod";
-import type { JobRow, NewPlan } from "../flow/deps.ts";
+import type { Deps, JobRow, NewPlan } from "../flow/deps.ts";
 import { planBytes, type Submitter, sealPlan, submitMany, submitOne } from "../flow/submit.ts";
+import { parseJson, piecesOf, readBytes, textOf } from "./body.ts";
 
-type SubmissionDeps = Parameters<typeof submitOne>[0];
+type SubmissionDeps = Parameters<typeof submitOne>[0] & Pick<Deps, "settings">;
 
 /** Plans that are stored together. */
 const PLANS_PER_WRITE = 200;
@@ -19,6 +22,7 @@ const WRITE_BYTES = 16 * 1024 * 1024;
 /** One line of a streamed submission: the largest plan in base64, and what surrounds it. */
 const LINE_BYTES_MAX = 90 * 1024 * 1024;
 const JSON_BODY_BYTES_MAX = 96 * 1024 * 1024;
+const SMALLER_PLAN = "scan large data from storage instead of sending it in the plan";
 
 /** `application/json`: one query. */
 export async function readOne(
@@ -26,8 +30,11 @@ export async function readOne(
   submitter: Submitter,
   body: ReadableStream<Uint8Array> | null,
 ): Promise<JobRow> {
-  const bytes = await readAll(body, JSON_BODY_BYTES_MAX);
-  const { spec, plan } = parse(SubmitJob, parseJson(bytes.toString("utf8"), "The body"), "The body");
+  const limits = { bytesMax: JSON_BODY_BYTES_MAX, idleMs: deps.settings.bodyIdleMs, advice: SMALLER_PLAN };
+  const bytes = await readBytes(body, limits);
+  const value = parseJson(textOf(bytes, "The body"), "The body");
+  refuseLargePlan(value, "The plan");
+  const { spec, plan } = parse(SubmitJob, value, "The body");
   return submitOne(deps, submitter, spec, plan, bytes);
 }
 
@@ -63,9 +70,11 @@ export async function readMany(
     waitingBytes = 0;
   };
   let at = 0;
-  for await (const text of readLines(body, digest)) {
+  for await (const text of readLines(body, digest, deps.settings.bodyIdleMs)) {
     at += 1;
-    const line = parse(SubmitLine, parseJson(text, `Line ${at}`), `Line ${at}`);
+    const value = parseJson(text, `Line ${at}`);
+    refuseLargePlan(value, `The plan in line ${at}`);
+    const line = parse(SubmitLine, value, `Line ${at}`);
     if (line.line === "header") {
       if (spec !== undefined)
         throw new Problem("invalid_request", `Line ${at} is a second header; there is one, and it comes first.`);
@@ -75,15 +84,11 @@ export async function readMany(
     if (spec === undefined) throw new Problem("invalid_request", "The first line must be the header.");
     if (line.line === "frames") {
       for (const number of line.plans) frames.push(number);
-      if (frames.length > TASKS_PER_JOB_MAX) {
-        throw new Problem(
-          "limit_exceeded",
-          `A job may have ${TASKS_PER_JOB_MAX} tasks; send this submission as several jobs.`,
-        );
-      }
+      if (frames.length > TASKS_PER_JOB_MAX) throw tooManyTasks();
       continue;
     }
     const plan = sealPlan(deps, submitter.workspace.id, line.plan.kind, planBytes(line.plan, spec));
+    if (planIds.size + waiting.length >= TASKS_PER_JOB_MAX) throw tooManyTasks();
     waiting.push({ number: line.number, plan });
     waitingBytes += plan.sizeBytes;
     if (waiting.length >= PLANS_PER_WRITE || waitingBytes >= WRITE_BYTES) await store();
@@ -100,6 +105,22 @@ export async function readMany(
   );
 }
 
+function tooManyTasks(): Problem {
+  return new Problem(
+    "limit_exceeded",
+    `A job may have ${TASKS_PER_JOB_MAX} tasks; send this submission as several jobs.`,
+  );
+}
+
+/** Before the schema looks at it, whose word for it would be a number of characters. */
+function refuseLargePlan(value: unknown, what: string): void {
+  const { data, text } = ((value as { plan?: unknown } | null)?.plan ?? {}) as { data?: unknown; text?: unknown };
+  if (typeof data === "string" && data.length > Math.ceil(PLAN_BYTES_MAX / 3) * 4)
+    throw new Problem("too_large", `${what} has more than ${PLAN_BYTES_MAX} bytes; ${SMALLER_PLAN}.`);
+  if (typeof text === "string" && text.length > SQL_CHARS_MAX)
+    throw new Problem("too_large", `${what} has more than ${SQL_CHARS_MAX} characters of SQL; send a shorter one.`);
+}
+
 function planOf(planIds: ReadonlyMap<number, string>, number: number): string {
   const id = planIds.get(number);
   if (id === undefined) throw new Problem("invalid_request", `A frame names plan ${number}, which no line defines.`);
@@ -110,55 +131,36 @@ function distinct(plans: readonly NewPlan[]): NewPlan[] {
   return [...new Map(plans.map((plan) => [plan.hash.toString("base64"), plan])).values()];
 }
 
-async function readAll(body: ReadableStream<Uint8Array> | null, bytesMax: number): Promise<Buffer> {
-  const chunks: Uint8Array[] = [];
-  let bytes = 0;
-  for await (const chunk of body ?? []) {
-    bytes += chunk.length;
-    if (bytes > bytesMax)
-      throw new Problem(
-        "too_large",
-        `The body may have ${bytesMax} bytes; scan large data from storage instead of sending it in the plan.`,
-      );
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks);
-}
-
 /** Lines of a body, which comes in pieces that don't respect them; everything is added to the digest. */
 export async function* readLines(
   body: ReadableStream<Uint8Array> | null,
   digest: ReturnType<typeof createHash>,
+  idleMs: number,
 ): AsyncGenerator<string> {
+  let line = 0;
+  const decode = (bytes: Buffer) => textOf(bytes, `Line ${++line}`);
   let rest: Buffer[] = [];
   let restBytes = 0;
   let total = 0;
-  for await (const chunk of body ?? []) {
+  for await (const chunk of piecesOf(body, idleMs)) {
     digest.update(chunk);
     total += chunk.length;
     if (total > SUBMISSION_BYTES_MAX)
       throw new Problem("too_large", `A submission may have ${SUBMISSION_BYTES_MAX} bytes; send it as several jobs.`);
     let from = 0;
     for (let end = chunk.indexOf(10); end !== -1; end = chunk.indexOf(10, from)) {
-      yield Buffer.concat([...rest, chunk.subarray(from, end)]).toString("utf8");
+      yield decode(Buffer.concat([...rest, chunk.subarray(from, end)]));
       rest = [];
       restBytes = 0;
       from = end + 1;
     }
     rest.push(Buffer.from(chunk.subarray(from)));
     restBytes += chunk.length - from;
-    if (restBytes > LINE_BYTES_MAX) throw new Problem("too_large", `A line may have ${LINE_BYTES_MAX} bytes.`);
+    if (restBytes > LINE_BYTES_MAX)
+      throw new Problem("too_large", `Line ${line + 1} has more than ${LINE_BYTES_MAX} bytes; ${SMALLER_PLAN}.`);
   }
-  const last = Buffer.concat(rest).toString("utf8");
+  const last = decode(Buffer.concat(rest));
   if (last.trim() !== "") yield last;
-}
-
-function parseJson(text: string, what: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (cause) {
-    throw new Problem("invalid_request", `${what} is not JSON.`, { cause });
-  }
 }
 
 export function parse<S extends z.ZodType>(schema: S, value: unknown, what: string): z.output<S> {

@@ -5,8 +5,10 @@ import { WebSocket } from "ws";
 import { openApi, problemOf } from "../../harness/api.ts";
 import { makeApiDocument, routesOf, servedRoutes } from "../../harness/api-routes.ts";
 import { startTestControlPlane, type TestControlPlane, type WarmCluster } from "../../harness/control-plane.ts";
+import { readEvents } from "../../harness/events.ts";
 import type { LeasedRun } from "../../harness/fake-node.ts";
 import { failed, logLine, oneQuery, planBytesOf, SHAPE, succeeded } from "../../harness/submissions.ts";
+import { waitUntil } from "../../harness/wait-until.ts";
 
 interface Case {
   /** What the path's id is of; null when there is none. */
@@ -217,6 +219,158 @@ describe("routes of agents", () => {
     expect(await theirs.node.finish(leased.task, succeeded())).toBe(false);
     const rows = await test.sql("SELECT 1 FROM logs WHERE task_id = $1", [leased.task.taskId]);
     expect(rows).toEqual([]);
+  });
+});
+
+describe("ids of another workspace, within a request, are as good as none", () => {
+  /** What both answers have to have in common: all but the id itself, and the time. */
+  const told = (answer: { status: number; body: unknown; headers: Headers }, id: string) => ({
+    status: answer.status,
+    body: JSON.stringify(answer.body).replaceAll(id, "ID"),
+    headers: [...answer.headers].filter(([name]) => name !== "date" && name !== "content-length"),
+  });
+  const NO_TASK = `task_${"0".repeat(26)}`;
+  const NO_PLAN = `plan_${"0".repeat(26)}`;
+  const stranger = () => test.stranger.token;
+  const theirNode = () => theirs.node.token;
+
+  interface Within {
+    readonly route: string;
+    readonly token: () => string | undefined;
+    readonly foreign: () => string;
+    readonly missing: string;
+    readonly inPath?: (id: string) => string;
+    readonly body?: (id: string) => unknown;
+  }
+  const finished = (taskId: string) => ({
+    messages: [{ type: "finished", taskId, attempt: 1, outcome: succeeded(), usage: null, openedPython: false }],
+  });
+  const CASES_WITHIN: Record<string, Within> = {
+    "the cluster of a submission": {
+      route: "POST /v1/jobs",
+      token: stranger,
+      foreign: () => ids.cluster,
+      missing: MISSING.cluster,
+      body: (clusterId) => oneQuery({ context: null, clusterId }),
+    },
+    "the cursor of a list of jobs": {
+      route: "GET /v1/jobs",
+      token: stranger,
+      foreign: () => ids.job,
+      missing: `job_${"z".repeat(26)}`,
+      inPath: (id) => `?cursor=${id}`,
+    },
+    "a plan": {
+      route: "GET /v1/agent/plans/{id}",
+      token: theirNode,
+      foreign: () => leased.run.planId,
+      missing: NO_PLAN,
+    },
+    "a lease": {
+      route: "POST /v1/agent/leases",
+      token: theirNode,
+      foreign: () => leased.task.taskId,
+      missing: NO_TASK,
+      body: (taskId) => ({ tasks: [{ taskId, attempt: 1 }] }),
+    },
+    "a log line": {
+      route: "POST /v1/agent/logs",
+      token: theirNode,
+      foreign: () => leased.task.taskId,
+      missing: NO_TASK,
+      body: (taskId) => ({ lines: [logLine({ ...leased.task, taskId }, 0, "not mine to say")] }),
+    },
+    "a heartbeat": {
+      route: "POST /v1/agent/messages",
+      token: theirNode,
+      foreign: () => leased.task.taskId,
+      missing: NO_TASK,
+      body: (taskId) => ({
+        messages: [{ type: "heartbeat", holding: [{ taskId, attempt: 1 }], cpuPercent: 1, memoryBytes: 1 }],
+      }),
+    },
+    "a staged output": {
+      route: "POST /v1/agent/messages",
+      token: theirNode,
+      foreign: () => leased.task.taskId,
+      missing: NO_TASK,
+      body: (taskId) => ({ messages: [{ type: "staged", taskId, attempt: 1, manifest: {} }] }),
+    },
+    "the end of a task": {
+      route: "POST /v1/agent/messages",
+      token: theirNode,
+      foreign: () => leased.task.taskId,
+      missing: NO_TASK,
+      body: finished,
+    },
+  };
+
+  it.each(Object.entries(CASES_WITHIN))("%s", async (_, { route, token, foreign, missing, inPath, body }) => {
+    const ask = (id: string) => call(token(), route + (inPath?.(id) ?? ""), id, body?.(id));
+    const [one, other] = [await ask(foreign()), await ask(missing)];
+    expect(one.status).not.toBe(401);
+    expect(told(one, foreign())).toEqual(told(other, missing));
+  });
+
+  it("the task whose lines of one's own job are asked for", async () => {
+    const mine = await test.stranger.submit(oneQuery({ context: null, clusterId: theirs.clusterId as never }));
+    const ask = (taskId: string) => call(stranger(), `GET /v1/jobs/{id}/logs?taskId=${taskId}`, mine.id, undefined);
+    const [one, other] = [await ask(leased.task.taskId), await ask(NO_TASK)];
+    expect(told(one, leased.task.taskId)).toEqual(told(other, NO_TASK));
+  });
+});
+
+describe("a token that is no longer good", () => {
+  /** Less than a token that was good may be taken as good without a look. */
+  const AT_ONCE_MS = 4_000;
+  const ENDS: Record<string, string> = {
+    revoked: "UPDATE api_tokens SET revoked_at = now() WHERE prefix = $1",
+    deleted: "DELETE FROM api_tokens WHERE prefix = $1",
+    expired: "UPDATE api_tokens SET expires_at = now() WHERE prefix = $1",
+  };
+  const freshApi = async () => {
+    const setting = { workspace: "mine", user: "shortly", token: undefined };
+    const { token } = await bootstrap(test.plane.deps.pool, "/", setting);
+    return { api: openApi(test.address, token), prefix: token.split("_")[1] };
+  };
+
+  it.each(Object.entries(ENDS))("is refused at once, though it was good a moment ago: %s", async (_, sql) => {
+    const { api, prefix } = await freshApi();
+    expect((await api.request("GET", "/v1/me")).status).toBe(200);
+    await test.sql(sql, [prefix]);
+    const isRefused = async () => (await api.request("GET", "/v1/me")).status === 401;
+    await waitUntil("it is refused", isRefused, AT_ONCE_MS);
+  });
+
+  it("ends the streams and the waits that it opened", async () => {
+    const { api, prefix } = await freshApi();
+    const events = readEvents(api, `/v1/jobs/${ids.job}/events`);
+    expect((await events.next()).value?.event).toBe("job");
+    const open = Promise.all([
+      api.request("GET", `/v1/jobs/${ids.job}/wait?timeout=60`),
+      api.request("GET", `/v1/jobs/${ids.job}/wait?timeout=60&revision=1000000`),
+      events.next(),
+    ]);
+    await test.sql(ENDS.revoked ?? "", [prefix]);
+    const late = new Promise((_, reject) => setTimeout(reject, AT_ONCE_MS, new Error("they go on")).unref());
+    await Promise.race([open, late]);
+  });
+
+  it("ends a stream when its time is over", async () => {
+    const { api, prefix } = await freshApi();
+    await test.sql("UPDATE api_tokens SET expires_at = now() + interval '1 second' WHERE prefix = $1", [prefix]);
+    const seen: string[] = [];
+    for await (const { event } of readEvents(api, `/v1/jobs/${ids.job}/events`)) seen.push(event);
+    expect(seen).not.toContain("end");
+    expect((await api.request("GET", "/v1/me")).status).toBe(401);
+  });
+
+  it("ends a node's connection, which then gets nothing more", async () => {
+    const gone = await test.warmCluster();
+    await test.sql("UPDATE nodes SET node_token_hash = NULL WHERE id = $1", [gone.node.id]);
+    await waitUntil("its connection is closed", () => !gone.node.isOpen(), AT_ONCE_MS);
+    expect((await call(gone.node.token, "POST /v1/agent/messages", "", { messages: [] })).status).toBe(401);
+    await expect(gone.node.reconnect()).rejects.toThrow("401");
   });
 });
 
