@@ -77,6 +77,8 @@ export const ToNode = z.discriminatedUnion("type", [
   z.object({ type: z.literal("recorded"), taskId: z.string(), attempt: z.int(), accepted: z.boolean() }),
   /** Stop these attempts now (cancelled, or the lease went to another node). Answer each with `finished` outcome `released`. */
   z.object({ type: z.literal("cancel"), tasks: z.array(AttemptRef) }),
+  /** Give these back if they have not begun: answer each that has not with `finished` outcome `returned`. */
+  z.object({ type: z.literal("recall"), tasks: z.array(AttemptRef) }),
   /** Answer to `heartbeat`. `lost` attempts are no longer this node's: kill them, as for `cancel`. */
   z.object({ type: z.literal("beat"), lost: z.array(AttemptRef) }),
   /** Finish what runs, take nothing new, then exit. */
@@ -90,6 +92,8 @@ export const Outcome = z.discriminatedUnion("kind", [
   z.object({ kind: z.literal("failed"), error: ErrorInfo, retryable: z.boolean() }),
   /** Given back without an answer: cancelled, lost, or never started because the node drains. */
   z.object({ kind: z.literal("released") }),
+  /** Not begun, and given back on `recall`: it costs the task no attempt. */
+  z.object({ kind: z.literal("returned") }),
 ]);
 export type Outcome = z.infer<typeof Outcome>;
 

@@ -1,6 +1,7 @@
 import * as clusters from "./clusters.ts";
 import * as jobTasks from "./job-tasks.ts";
 import * as jobs from "./jobs.ts";
+import * as leasing from "./leasing.ts";
 import * as logs from "./logs.ts";
 import * as pages from "./pages.ts";
 import * as plans from "./plans.ts";
@@ -9,5 +10,5 @@ import * as tasks from "./tasks.ts";
 import * as tokens from "./tokens.ts";
 
 /** Every statement, by table. The first argument of each is what runs it: the pool, or one transaction. */
-export const db = { clusters, jobTasks, jobs, logs, pages, plans, results, tasks, tokens };
+export const db = { clusters, jobTasks, jobs, leasing, logs, pages, plans, results, tasks, tokens };
 export type Db = typeof db;

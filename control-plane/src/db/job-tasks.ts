@@ -1,5 +1,5 @@
-import type { ErrorInfo, TaskKind } from "@frazil/contracts";
-import { sources, TASK, target } from "../domain/lifecycles.ts";
+import type { TaskKind, TaskStatus } from "@frazil/contracts";
+import { TASK, target } from "../domain/lifecycles.ts";
 import type { Sql } from "./pool.ts";
 import type { OpenTask } from "./tasks.ts";
 
@@ -33,19 +33,36 @@ export async function insertKeyTasks(sql: Sql, jobId: string, keys: readonly New
   });
 }
 
-export interface CancelledTask {
+export interface StoppedTask {
   readonly id: string;
-  readonly attempt: number;
   readonly kind: TaskKind;
   readonly node_id: string | null;
 }
 
-/** Cancels every task of a job that can still be cancelled: not those of which an attempt was fenced for publishing, whoever goes on with it. */
-export async function cancelTasks(sql: Sql, jobId: string): Promise<CancelledTask[]> {
-  return sql.query<CancelledTask>({
-    text: `WITH open AS (SELECT id, node_id FROM tasks WHERE job_id = $1 AND status = ANY($2) AND manifest IS NULL ORDER BY id FOR UPDATE),
+/** Which tasks of a job a batch of its stop takes, at most `limit`, the first ones. */
+export interface StopBatch {
+  readonly jobId: string;
+  readonly statuses: readonly TaskStatus[];
+  readonly limit: number;
+}
+
+/** Locks them in id order, as everyone does. */
+const lockBatch = (
+  condition: string,
+) => `SELECT id, node_id FROM tasks WHERE status = ANY($2) AND ${condition} AND id = ANY(ARRAY(
+    SELECT id FROM tasks WHERE job_id = $1 AND status = ANY($2) AND ${condition} ORDER BY ordinal LIMIT $3)) ORDER BY id FOR UPDATE`;
+/** Not those of which an attempt was fenced for publishing, whoever goes on with it. */
+const CANCELLABLE = lockBatch("manifest IS NULL");
+/** Nor those that a node is publishing right now; but no node will take up one that waits. */
+const FAILABLE = lockBatch("(manifest IS NULL OR status = 'queued')");
+
+/** Cancels tasks of a job, which the caller has locked. */
+export async function cancelTasks(sql: Sql, batch: StopBatch): Promise<StoppedTask[]> {
+  return sql.query<StoppedTask>({
+    name: "cancel-tasks",
+    text: `WITH open AS (${CANCELLABLE}),
       t AS (
-        UPDATE tasks SET status = $3, node_id = NULL, lease_expires_at = NULL, finished_at = now(), phase = NULL FROM open
+        UPDATE tasks SET status = $4, node_id = NULL, lease_expires_at = NULL, finished_at = now(), phase = NULL FROM open
         WHERE tasks.id = open.id RETURNING tasks.id, tasks.job_id, tasks.workspace_id, tasks.attempt, tasks.kind, open.node_id
       ), tried AS (
         UPDATE attempts SET status = 'released', finished_at = now() FROM t
@@ -53,25 +70,26 @@ export async function cancelTasks(sql: Sql, jobId: string): Promise<CancelledTas
       ), event AS (
         INSERT INTO events (workspace_id, job_id, event, data) SELECT workspace_id, job_id, 'cancel', jsonb_build_object('tasks', count(*)) FROM t GROUP BY 1, 2
       )
-      SELECT id, attempt, kind, node_id FROM t`,
-    values: [jobId, sources(TASK, "cancel"), target(TASK, "cancel")],
+      SELECT id, kind, node_id FROM t`,
+    values: [batch.jobId, batch.statuses, batch.limit, target(TASK, "cancel")],
   });
 }
 
-/** Fails every task of a job that no node will ever take, or whose node is being ended; not those that a node is publishing. */
-export async function failOpen(sql: Sql, jobId: string, error: ErrorInfo): Promise<CancelledTask[]> {
-  return sql.query<CancelledTask>({
-    text: `WITH open AS (
-        SELECT id, node_id FROM tasks WHERE job_id = $1 AND (status = 'queued' OR status = ANY($3) AND manifest IS NULL) ORDER BY id FOR UPDATE
-      ), t AS (
-        UPDATE tasks SET status = $4, node_id = NULL, lease_expires_at = NULL, error = $2, finished_at = now(), phase = NULL FROM open
-        WHERE tasks.id = open.id RETURNING tasks.id, tasks.job_id, tasks.workspace_id, tasks.attempt, tasks.kind, open.node_id
+/** Fails tasks of a job, which the caller has locked, with the job's own error: no node will ever take them, or theirs is being ended. */
+export async function failTasks(sql: Sql, batch: StopBatch): Promise<StoppedTask[]> {
+  return sql.query<StoppedTask>({
+    name: "fail-tasks",
+    text: `WITH open AS (${FAILABLE}),
+      t AS (
+        UPDATE tasks SET status = $4, node_id = NULL, lease_expires_at = NULL, error = (SELECT error FROM jobs WHERE id = $1), finished_at = now(),
+          phase = NULL FROM open
+        WHERE tasks.id = open.id RETURNING tasks.id, tasks.job_id, tasks.workspace_id, tasks.attempt, tasks.kind, tasks.error, open.node_id
       ), tried AS (
-        UPDATE attempts SET status = 'failed', finished_at = now(), error = $2 FROM t
+        UPDATE attempts SET status = 'failed', finished_at = now(), error = t.error FROM t
         WHERE attempts.task_id = t.id AND attempts.number = t.attempt AND t.node_id IS NOT NULL
       ), event AS (INSERT INTO events (workspace_id, job_id, task_id, event) SELECT workspace_id, job_id, id, 'fail' FROM t)
-      SELECT id, attempt, kind, node_id FROM t`,
-    values: [jobId, JSON.stringify(error), sources(TASK, "cancel"), target(TASK, "fail")],
+      SELECT id, kind, node_id FROM t`,
+    values: [batch.jobId, batch.statuses, batch.limit, target(TASK, "fail")],
   });
 }
 
@@ -84,7 +102,8 @@ export async function copyUnfinished(
 ): Promise<void> {
   await sql.query({
     text: `INSERT INTO tasks (id, job_id, workspace_id, kind, status, ordinal, frame, parent_id, key, key_path, key_token, plan_id, attempts_max)
-      SELECT ($3::text[])[place], $2, workspace_id, kind, 'queued', ordinal, frame, parent_id, key, key_path, key_token, plan_id, attempts_max
+      SELECT ($3::text[])[place], $2, workspace_id, kind, 'queued', ordinal, frame, parent_id, key, key_path, key_token, plan_id,
+        (SELECT attempts_max FROM jobs WHERE id = $2)
       FROM (SELECT *, row_number() OVER (ORDER BY ordinal) AS place FROM tasks WHERE job_id = $1 AND status IN ('failed', 'cancelled')) old`,
     values: [fromJobId, toJobId, ids],
   });

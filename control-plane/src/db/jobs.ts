@@ -98,6 +98,7 @@ export async function insertJob(sql: Sql, job: NewJob, tasks: NewTasks): Promise
     text: `WITH claimed AS (
         SELECT n.id, n.cluster_id FROM nodes n JOIN clusters c ON c.id = n.cluster_id
         WHERE n.id = $31 AND n.status = 'ready' AND c.status = 'ready' AND coalesce($4, c.id) = c.id
+          AND (SELECT tasks_running_max FROM workspaces WHERE id = $2) IS NULL
       ), warm AS (
         SELECT id FROM clusters WHERE workspace_id = $2 AND shape_hash = $3 AND status IN ${OPEN_CLUSTERS} AND $4::text IS NULL
         ORDER BY status = 'ready' DESC, id LIMIT 1
@@ -106,10 +107,10 @@ export async function insertJob(sql: Sql, job: NewJob, tasks: NewTasks): Promise
         ON CONFLICT (workspace_id, hash) DO UPDATE SET created_at = now() RETURNING id
       ), job AS (
         INSERT INTO jobs (id, workspace_id, user_name, name, mode, status, phase, labels, spec, sealed, shape, cluster_id, cluster_pinned, polars, python,
-          priority, attempts_max, idempotency_key, request_hash, splits_open, tasks_total, retry_of, started_at)
+          priority, attempts_max, idempotency_key, request_hash, splits_open, tasks_total, retry_of, started_at, leased_at)
         SELECT $1, $2, $5, $6, $7, CASE WHEN claimed THEN 'running' ELSE 'queued' END, CASE WHEN NOT claimed THEN 'waiting for a node' END, $8, $9, $10, $11,
           coalesce($4, (SELECT cluster_id FROM claimed), (SELECT id FROM warm)), $4::text IS NOT NULL, $12, $13, $14, $15, $16, $17, $18, $19, $20,
-          CASE WHEN claimed THEN now() END
+          CASE WHEN claimed THEN now() END, CASE WHEN claimed THEN now() END
         FROM (SELECT EXISTS (SELECT 1 FROM claimed) AS claimed) c
         ON CONFLICT (workspace_id, idempotency_key) DO NOTHING
         RETURNING *
@@ -249,7 +250,7 @@ export async function endJobIfDone(sql: Sql, job: JobRow): Promise<JobRow> {
   const rows = await sql.query<JobRow>({
     name: "end-job",
     text: `WITH done AS (
-        UPDATE jobs SET status = $2, phase = NULL, error = coalesce($3, error), finished_at = now(), revision = revision + 1
+        UPDATE jobs SET status = $2, phase = NULL, error = CASE WHEN $2 = 'failed' THEN coalesce($3, error) END, finished_at = now(), revision = revision + 1
         WHERE id = $1 AND status = ANY($4) RETURNING *
       ), event AS (INSERT INTO events (workspace_id, job_id, event) SELECT workspace_id, id, $5 FROM done)
       , busy AS (UPDATE clusters SET busy_at = now() FROM done WHERE clusters.id = done.cluster_id)
@@ -315,6 +316,17 @@ export async function setPhase(sql: Sql, jobId: string, phase: string): Promise<
   return rows.length > 0;
 }
 
+/** Says what jobs wait for that have not begun. Returns those of which something else was said. */
+export async function setWaitingPhase(sql: Sql, jobIds: readonly string[], phase: string): Promise<string[]> {
+  const rows = await sql.query<{ id: string }>({
+    text: `WITH queued AS MATERIALIZED (SELECT id FROM jobs WHERE id = ANY($1) AND status = 'queued' AND phase IS DISTINCT FROM $2
+        ORDER BY id FOR NO KEY UPDATE)
+      UPDATE jobs SET phase = $2, revision = revision + 1 FROM queued WHERE jobs.id = queued.id RETURNING jobs.id`,
+    values: [jobIds, phase],
+  });
+  return rows.map((row) => row.id);
+}
+
 export async function setClusterPhase(sql: Sql, clusterId: string, phase: string): Promise<string[]> {
   const rows = await sql.query<{ id: string }>({
     text: `WITH queued AS MATERIALIZED (SELECT id FROM jobs WHERE cluster_id = $1 AND status = 'queued' AND phase IS DISTINCT FROM $2
@@ -325,20 +337,37 @@ export async function setClusterPhase(sql: Sql, clusterId: string, phase: string
   return rows.map((row) => row.id);
 }
 
-export async function requestCancel(sql: Sql, workspaceId: string, jobId: string): Promise<JobRow | undefined> {
+/**
+ * From here on nothing of the job starts. What is open of it is to fail with `error`, or to be cancelled where there is none. False: it had ended, or was
+ * asked to stop before.
+ */
+export async function requestStop(sql: Sql, jobId: string, error: ErrorInfo | null): Promise<boolean> {
+  const rows = await sql.query({
+    text: `WITH asked AS (UPDATE jobs SET cancel_requested_at = now(), error = coalesce($2, error), revision = revision + 1
+        WHERE id = $1 AND status = ANY($3) AND cancel_requested_at IS NULL RETURNING workspace_id),
+      event AS (INSERT INTO events (workspace_id, job_id, event) SELECT workspace_id, $1, 'cancel_request' FROM asked WHERE $2::jsonb IS NULL)
+      SELECT 1 FROM asked`,
+    values: [jobId, error, sources(JOB, "cancel")],
+  });
+  return rows.length > 0;
+}
+
+/** The job if it is open and was asked to stop, locked: before any of its tasks are. */
+export async function lockStopping(sql: Sql, jobId: string): Promise<JobRow | undefined> {
   const rows = await sql.query<JobRow>({
-    text: `WITH asked AS (UPDATE jobs SET cancel_requested_at = now(), revision = revision + 1 WHERE id = $1 AND workspace_id = $2 AND status = ANY($3)
-        AND cancel_requested_at IS NULL RETURNING *)
-      , event AS (INSERT INTO events (workspace_id, job_id, event) SELECT workspace_id, id, 'cancel_request' FROM asked)
-      SELECT * FROM asked`,
-    values: [jobId, workspaceId, sources(JOB, "cancel")],
+    text: `SELECT * FROM jobs WHERE id = $1 AND status = ANY($2) AND cancel_requested_at IS NOT NULL FOR NO KEY UPDATE`,
+    values: [jobId, sources(JOB, "cancel")],
   });
   return rows[0];
 }
 
-/** Before any of its tasks are locked. */
-export async function lockJob(sql: Sql, jobId: string): Promise<void> {
-  await sql.query({ text: "SELECT 1 FROM jobs WHERE id = $1 FOR NO KEY UPDATE", values: [jobId] });
+/** Ids of jobs that were asked to stop and have not ended. */
+export async function findStopping(sql: Sql, limit: number): Promise<string[]> {
+  const rows = await sql.query<{ id: string }>({
+    text: "SELECT id FROM jobs WHERE status IN ('queued', 'running') AND cancel_requested_at IS NOT NULL ORDER BY id LIMIT $1",
+    values: [limit],
+  });
+  return rows.map((row) => row.id);
 }
 
 /** Ids of jobs that wait for a cluster, oldest first. */

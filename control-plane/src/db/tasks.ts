@@ -1,111 +1,10 @@
-import { type ErrorInfo, INLINE_PLAN_BYTES_MAX, type JobMode, type Manifest, type TaskKind } from "@frazil/contracts";
-import type { Allotment, LeasableJob } from "../domain/assign.ts";
+import type { ErrorInfo, Manifest, TaskKind } from "@frazil/contracts";
 import { sources, TASK, target } from "../domain/lifecycles.ts";
 import type { Sql } from "./pool.ts";
-
-export interface LeasedTask {
-  readonly id: string;
-  readonly job_id: string;
-  readonly mode: JobMode;
-  readonly kind: TaskKind;
-  readonly attempt: number;
-  readonly frame: number | null;
-  readonly ordinal: number;
-  readonly parent_id: string | null;
-  readonly key_path: string | null;
-  readonly key_token: string | null;
-  readonly plan_id: string;
-  readonly plan_kind: "dsl" | "sql";
-  /** Sealed plan bytes, when small. */
-  readonly sealed_plan: Buffer | null;
-  readonly split_state: unknown;
-  readonly manifest: Manifest | null;
-}
-
-/** Jobs of a cluster with queued tasks, highest priority first, at most `perUser` of each user, described by their next task. */
-export async function listLeasable(
-  sql: Sql,
-  clusterId: string,
-  perUser: number,
-): Promise<Omit<LeasableJob, "taskMs">[]> {
-  const rows = await sql.query<Omit<LeasableJob, "taskMs">>({
-    name: "list-leasable",
-    text: `SELECT ranked.id AS "jobId", ranked.user_name AS "user", ranked.priority, ranked.mode, next.kind, next.parent_id AS "parentId", next.attempt,
-        CASE WHEN next.kind = 'query' THEN ranked.tasks_total - ranked.tasks_succeeded - ranked.tasks_failed - ranked.tasks_cancelled
-          ELSE (SELECT count(*)::int FROM tasks t WHERE t.job_id = ranked.id AND t.status = 'queued' AND t.kind = next.kind
-            AND t.parent_id IS NOT DISTINCT FROM next.parent_id) END AS queued
-      FROM (SELECT j.*, row_number() OVER (PARTITION BY user_name ORDER BY priority DESC, id) AS place
-        FROM jobs j WHERE cluster_id = $1 AND status IN ('queued', 'running')
-          AND splits_open + tasks_total > tasks_succeeded + tasks_failed + tasks_cancelled
-          AND EXISTS (SELECT 1 FROM tasks t WHERE t.job_id = j.id AND t.status = 'queued' AND (t.not_before IS NULL OR t.not_before <= now()))) ranked
-      CROSS JOIN LATERAL (SELECT kind, parent_id, attempt FROM tasks WHERE job_id = ranked.id AND status = 'queued'
-        AND (not_before IS NULL OR not_before <= now()) ORDER BY ordinal LIMIT 1) next
-      WHERE place <= $2 ORDER BY ranked.priority DESC, ranked.id`,
-    values: [clusterId, perUser],
-  });
-  return rows;
-}
-
-const LEASED_COLUMNS = `t.id, t.job_id, t.kind, t.attempt, t.frame, t.ordinal, t.parent_id, t.key_path, t.key_token, t.plan_id, t.manifest`;
-const PLAN_COLUMNS = `p.kind AS plan_kind, (SELECT mode FROM jobs WHERE jobs.id = t.job_id) AS mode, CASE WHEN p.size_bytes <= ${INLINE_PLAN_BYTES_MAX} THEN p.sealed END AS sealed_plan,
-  (SELECT s.split_state FROM tasks s WHERE s.id = t.parent_id) AS split_state`;
-
-/** Leases queued tasks to a node: each gets a new attempt, whose number is its fencing token. Time is the database's. */
-export async function leaseTasks(
-  sql: Sql,
-  nodeId: string,
-  allotments: readonly Allotment[],
-  ttlMs: number,
-): Promise<LeasedTask[]> {
-  return sql.query<LeasedTask>({
-    name: "lease-tasks",
-    // Jobs that this starts are locked before their tasks, as everywhere.
-    text: `WITH want AS (SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::int[]) AS w(job_id, kind, parent_id, n)),
-      starting AS MATERIALIZED (
-        SELECT id FROM jobs WHERE id = ANY($2::text[]) AND status = 'queued' ORDER BY id FOR NO KEY UPDATE
-      ), picked AS (
-        SELECT found.id FROM want w CROSS JOIN LATERAL (
-          SELECT id FROM tasks WHERE job_id = w.job_id AND status = 'queued' AND kind = w.kind AND parent_id IS NOT DISTINCT FROM w.parent_id
-            AND (not_before IS NULL OR not_before <= now())
-          ORDER BY ordinal LIMIT w.n FOR UPDATE SKIP LOCKED) found
-        WHERE (SELECT count(*) FROM starting) >= 0
-      ), t AS (
-        UPDATE tasks SET status = 'leased', attempt = tasks.attempt + 1, node_id = $1, lease_expires_at = now() + make_interval(secs => $6), not_before = NULL
-        FROM picked WHERE tasks.id = picked.id RETURNING tasks.*
-      ), tried AS (
-        INSERT INTO attempts (task_id, number, job_id, workspace_id, node_id, status) SELECT id, attempt, job_id, workspace_id, $1, 'leased' FROM t
-      ), event AS (
-        INSERT INTO events (workspace_id, job_id, task_id, node_id, event, data)
-        SELECT workspace_id, job_id, id, $1, 'lease', jsonb_build_object('attempt', attempt) FROM t
-      ), started AS (
-        UPDATE jobs SET status = 'running', started_at = coalesce(started_at, now()), phase = NULL, revision = revision + 1
-        WHERE id IN (SELECT job_id FROM t) AND status = 'queued'
-      )
-      SELECT ${LEASED_COLUMNS}, ${PLAN_COLUMNS} FROM t JOIN plans p ON p.id = t.plan_id ORDER BY t.job_id, t.ordinal`,
-    values: [
-      nodeId,
-      allotments.map((given) => given.jobId),
-      allotments.map((given) => given.kind),
-      allotments.map((given) => given.parentId),
-      allotments.map((given) => given.count),
-      ttlMs / 1_000,
-    ],
-  });
-}
 
 export interface AttemptKey {
   readonly taskId: string;
   readonly attempt: number;
-}
-
-/** The live attempts among these, as they were leased to this node: for a lease whose content is fetched. */
-export async function loadLeased(sql: Sql, nodeId: string, attempts: readonly AttemptKey[]): Promise<LeasedTask[]> {
-  return sql.query<LeasedTask>({
-    text: `SELECT ${LEASED_COLUMNS}, ${PLAN_COLUMNS}
-      FROM unnest($2::text[], $3::int[]) AS a(id, attempt) JOIN tasks t ON t.id = a.id AND t.attempt = a.attempt AND t.node_id = $1
-      JOIN plans p ON p.id = t.plan_id ORDER BY t.job_id, t.ordinal`,
-    values: [nodeId, attempts.map((one) => one.taskId), attempts.map((one) => one.attempt)],
-  });
 }
 
 /** Renews the leases that this node still has, and returns those among `attempts` that it has not. */
@@ -170,16 +69,6 @@ export async function setTaskPhase(
     values: [attempt.taskId, attempt.attempt, nodeId, phase],
   });
   return rows[0]?.job_id;
-}
-
-/** Everything that a node holds, as its dispatcher must count it after a reconnect. */
-export async function loadHeld(sql: Sql, nodeId: string): Promise<LeasedTask[]> {
-  return sql.query<LeasedTask>({
-    text: `SELECT ${LEASED_COLUMNS}, p.kind AS plan_kind, (SELECT mode FROM jobs WHERE jobs.id = t.job_id) AS mode,
-        NULL::bytea AS sealed_plan, NULL::jsonb AS split_state
-      FROM tasks t JOIN plans p ON p.id = t.plan_id WHERE t.node_id = $1 AND t.status = ANY($2) ORDER BY t.job_id, t.ordinal`,
-    values: [nodeId, sources(TASK, "requeue")],
-  });
 }
 
 /** The fence before publishing: true when the attempt is live, or was fenced before (its `publish` answer got lost). */
@@ -257,14 +146,19 @@ export async function lockExpired(sql: Sql, limit: number): Promise<OpenTask[]> 
 }
 
 /** Locks what a node holds according to us, but for the attempts that it says it has, after their jobs. */
-export async function lockHeldBy(sql: Sql, nodeId: string, has: readonly AttemptKey[]): Promise<OpenTask[]> {
+export async function lockHeldBy(
+  sql: Sql,
+  nodeId: string,
+  has: readonly AttemptKey[],
+  limit: number,
+): Promise<OpenTask[]> {
   const condition =
     "node_id = $2 AND (id, attempt) NOT IN (SELECT * FROM unnest($3::text[], $4::int[]) AS h(id, attempt))";
-  return lockWhere(sql, condition, [nodeId, has.map((one) => one.taskId), has.map((one) => one.attempt)], null);
+  return lockWhere(sql, condition, [nodeId, has.map((one) => one.taskId), has.map((one) => one.attempt)], limit);
 }
 
 /** Finds tasks on nodes, locks their jobs, then the tasks themselves, if the condition still holds. `values` are $2 and up. */
-async function lockWhere(sql: Sql, condition: string, values: unknown[], limit: number | null): Promise<OpenTask[]> {
+async function lockWhere(sql: Sql, condition: string, values: unknown[], limit: number): Promise<OpenTask[]> {
   const where = `status = ANY($1) AND ${condition}`;
   const known = [sources(TASK, "requeue"), ...values];
   const next = `$${known.length + 1}`;
@@ -284,8 +178,8 @@ async function lockWhere(sql: Sql, condition: string, values: unknown[], limit: 
 export interface TaskOutcome {
   readonly task: OpenTask;
   readonly event: "finish" | "fail" | "requeue";
-  /** Status of the attempt that ends: succeeded, failed, lost or released. */
-  readonly attemptStatus: "succeeded" | "failed" | "lost" | "released";
+  /** Status of the attempt that ends. One that was `returned` had not begun, and does not count against the attempts that the task may have. */
+  readonly attemptStatus: "succeeded" | "failed" | "lost" | "released" | "returned";
   readonly error: ErrorInfo | null;
   readonly delayMs: number;
   readonly usage: { wallMs: number; cpuMs: number; peakMemoryBytes: number } | null;
@@ -302,6 +196,7 @@ export async function applyOutcomes(sql: Sql, outcomes: readonly TaskOutcome[]):
       ), t AS (
         UPDATE tasks SET status = o.status, node_id = NULL, lease_expires_at = NULL, phase = NULL,
           releases = tasks.releases + CASE WHEN o.attempt_status = 'released' THEN 1 ELSE 0 END,
+          attempts_max = tasks.attempts_max + (o.attempt_status = 'returned')::int,
           error = o.error, split_state = coalesce(o.split_state, tasks.split_state),
           started_at = coalesce(tasks.started_at, now() - make_interval(secs => o.wall_ms / 1000)),
           not_before = CASE WHEN o.event = 'requeue' THEN now() + make_interval(secs => o.delay_ms / 1000) END,

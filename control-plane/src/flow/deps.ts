@@ -10,9 +10,11 @@ import type { Templates } from "./templates.ts";
 
 export type { ClusterRow, ConnectedNode, NodeRow } from "../db/clusters.ts";
 export type { PrismaClient as Prisma } from "../db/generated/client.ts";
+export type { StopBatch } from "../db/job-tasks.ts";
 export type { JobRow } from "../db/jobs.ts";
+export type { Allowance, LeasedTask } from "../db/leasing.ts";
 export type { NewPlan } from "../db/plans.ts";
-export type { AttemptKey, LeasedTask, OpenTask, TaskOutcome } from "../db/tasks.ts";
+export type { AttemptKey, OpenTask, TaskOutcome } from "../db/tasks.ts";
 export type { WorkspaceRow } from "../db/tokens.ts";
 export type { Sql };
 

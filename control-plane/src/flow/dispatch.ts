@@ -1,42 +1,44 @@
-import type { AttemptRef, LeaseBatch, Run, RunTemplate, ToNode } from "@frazil/contracts";
-import { type Allotment, assign, type LeasableJob } from "../domain/assign.ts";
-import { type Deps, type LeasedTask, topics } from "./deps.ts";
+import type { AttemptRef, LeaseBatch, RunTemplate } from "@frazil/contracts";
+import { AHEAD_MS, emptyInMs, type GivenRun, isAheadLate, splitAhead } from "../domain/ahead.ts";
+import {
+  type Allotment,
+  assign,
+  type FreeNode,
+  type LeasableJob,
+  type Load,
+  takesWholeNode,
+} from "../domain/assign.ts";
+import { type Allowance, type Deps, type LeasedTask, topics } from "./deps.ts";
+import { asLeasable, type LimitState, showLimited, tellRivals } from "./limits.ts";
+import {
+  addLink,
+  attemptOf,
+  type ClusterLinks,
+  drop,
+  type HeldRun,
+  hold,
+  holdAs,
+  keyOf,
+  type Link,
+  type LinkState,
+  type Links,
+  makeLinks,
+  removeLink,
+} from "./links.ts";
 import { batchOf, messagesOf, runsOf } from "./run-batches.ts";
 
-/** Jobs of one user that one look at the table considers. */
-const JOBS_PER_USER_MAX = 20;
-const CANCELS_PER_MESSAGE_MAX = 500;
+/** Jobs of one user and priority that one look at the table considers: those that have waited longest for a slot. */
+const PLACES_MAX = 20;
+/** Nodes of a cluster that are leased to at the same moment. */
+const LEASES_AT_ONCE = 4;
+const ATTEMPTS_PER_MESSAGE_MAX = 500;
+/** What was sent ahead of a node's slots is taken back when it has waited for so long, whoever waits for the node. */
+const AHEAD_LATE_MS = 1_000;
+/** Jobs that were cancelled lately: a lease that was being written just then is called back too. */
+const CANCELS_KEPT_MAX = 1_000;
 /** Weight of the newest task in the usual time of a job's tasks. */
 const TASK_MS_WEIGHT = 0.2;
 const TASK_MS_KEPT_MAX = 1_000;
-
-/** A connected node, as far as leasing goes. */
-export interface Link {
-  readonly nodeId: string;
-  readonly clusterId: string;
-  readonly workspaceId: string;
-  readonly shapeHash: string;
-  readonly slots: number;
-  send(message: ToNode): void;
-}
-
-const keyOf = (attempt: AttemptRef) => `${attempt.taskId}#${attempt.attempt}`;
-function attemptOf(key: string): AttemptRef {
-  const [taskId = "", attempt] = key.split("#");
-  return { taskId, attempt: Number(attempt) };
-}
-
-interface HeldRun {
-  readonly jobId: string;
-  readonly user: string;
-  readonly slots: number;
-  /** On this process's own clock. */
-  readonly heldSinceMs: number;
-}
-interface LinkState {
-  readonly link: Link;
-  readonly held: Map<string, HeldRun>;
-}
 
 /** Keeps the slots of the nodes that are connected to this process filled, with leases pushed to them. */
 export interface Dispatcher {
@@ -74,30 +76,37 @@ type DispatchDeps = Pick<Deps, "db" | "pool" | "changes" | "sealer" | "settings"
 /** Everything that the dispatcher knows. All of it can be rebuilt from the database and the nodes' connections. */
 interface State {
   readonly deps: DispatchDeps;
-  readonly links: Map<string, LinkState>;
+  readonly links: Links;
   /** Usual time of a job's tasks. */
   readonly taskMs: Map<string, number>;
   /** Clusters that are being filled right now. */
   readonly filling: Map<string, { again: boolean }>;
   /** Clusters in which more was queued, at the last look, than there was room for. */
   readonly backlogged: Set<string>;
+  readonly cancelled: Set<string>;
+  readonly limits: LimitState;
+  /** Clusters that are looked at again soon. */
+  readonly looks: Map<string, NodeJS.Timeout>;
 }
 
 export function makeDispatcher(deps: DispatchDeps): Dispatcher {
   const state: State = {
     deps,
-    links: new Map(),
+    links: makeLinks(),
     taskMs: new Map(),
     filling: new Map(),
     backlogged: new Set(),
+    cancelled: new Set(),
+    limits: { limited: new Map(), yieldedAtMs: new Map() },
+    looks: new Map(),
   };
   const { links } = state;
   return {
     connect: (link, holding) => connect(state, link, holding),
     disconnect(nodeId, link) {
-      if (links.get(nodeId)?.link === link) links.delete(nodeId);
+      if (links.byNode.get(nodeId)?.link === link) removeLink(links, nodeId);
     },
-    forget: (nodeId) => void links.delete(nodeId),
+    forget: (nodeId) => removeLink(links, nodeId),
     keep: (nodeId, holding) => keep(state, nodeId, holding),
     release: (nodeId, attempt, ms) => release(state, nodeId, attempt, ms),
     cancel(jobId) {
@@ -108,20 +117,22 @@ export function makeDispatcher(deps: DispatchDeps): Dispatcher {
     deliver: (claimed, task, template) => deliver(state, claimed, task, template),
     unclaim: (claimed) => unclaim(state, claimed),
     describe: (nodeId, attempts) => describe(state, nodeId, attempts),
-    stats: () => ({
-      nodes: links.size,
-      slots: [...links.values()].reduce((sum, one) => sum + one.link.slots, 0),
-      held: [...links.values()].reduce((sum, one) => sum + one.held.size, 0),
-    }),
+    stats() {
+      const all = [...links.byNode.values()];
+      return {
+        nodes: all.length,
+        slots: all.reduce((sum, one) => sum + one.link.slots, 0),
+        held: all.reduce((sum, one) => sum + one.held.size, 0),
+      };
+    },
   };
 }
 
 async function connect(state: State, link: Link, holding: readonly LeasedTask[]): Promise<void> {
-  const linkState: LinkState = { link, held: new Map() };
-  state.links.set(link.nodeId, linkState);
+  const linkState = addLink(state.links, link);
   for (const [jobId, ofJob] of Map.groupBy(holding, (task) => task.job_id)) {
     const template = await state.deps.templates.of(jobId);
-    for (const run of runsOf(state.deps, template, ofJob, link.slots)) hold(linkState, run, template);
+    for (const run of runsOf(state.deps, template, ofJob, link.slots)) hold(state.links, linkState, run, template);
   }
   wake(state, link.clusterId);
 }
@@ -129,11 +140,8 @@ async function connect(state: State, link: Link, holding: readonly LeasedTask[])
 /** One fill per cluster at a time; a wake that comes during one makes it look again. */
 function wake(state: State, clusterId: string): void {
   const filling = state.filling.get(clusterId);
-  if (filling !== undefined) {
-    filling.again = true;
-    return;
-  }
-  if (linksOf(state, clusterId).length > 0) void fillUntilQuiet(state, clusterId);
+  if (filling !== undefined) filling.again = true;
+  else if (state.links.byCluster.has(clusterId)) void fillUntilQuiet(state, clusterId);
 }
 
 async function fillUntilQuiet(state: State, clusterId: string): Promise<void> {
@@ -153,140 +161,232 @@ async function fillUntilQuiet(state: State, clusterId: string): Promise<void> {
 
 async function fill(state: State, clusterId: string): Promise<void> {
   const { deps } = state;
-  const found = await deps.db.tasks.listLeasable(deps.pool, clusterId, JOBS_PER_USER_MAX);
-  const linkStates = linksOf(state, clusterId);
-  if (found.length === 0) state.backlogged.delete(clusterId);
-  if (found.length === 0 || linkStates.length === 0) return;
-  const jobs = found.map((job): LeasableJob => ({ ...job, taskMs: state.taskMs.get(job.jobId) }));
-  const nodes = linkStates.map(({ link, held }) => ({
-    nodeId: link.nodeId,
-    slots: link.slots,
-    usedSlots: usedSlots(held),
-  }));
-  let leased = 0;
-  for (const [nodeId, given] of Map.groupBy(assign(nodes, jobs, loadOf(linkStates)), (one) => one.nodeId)) {
-    const linkState = state.links.get(nodeId);
-    if (linkState !== undefined) leased += await leaseTo(state, linkState, given);
-  }
+  const found = await deps.db.leasing.listLeasable(deps.pool, clusterId, PLACES_MAX);
+  if (found.length === 0) noneLeasable(state, clusterId);
+  const workspaceId = state.links.byCluster.get(clusterId)?.workspaceId;
+  const max = found[0]?.tasksRunningMax ?? null;
+  const allowance =
+    max === null || workspaceId === undefined
+      ? undefined
+      : await deps.db.leasing.loadAllowance(deps.pool, workspaceId, clusterId);
+  // As it is now: nodes may have come and gone meanwhile.
+  const cluster = state.links.byCluster.get(clusterId);
+  if (found.length === 0 || cluster === undefined) return;
+  const own = found.map((job): LeasableJob => ({ ...job, taskMs: state.taskMs.get(job.jobId), elsewhere: false }));
+  const jobs = [...own, ...(allowance?.rivals ?? []).map(asLeasable)];
+  const sharing = assign(freeNodes(state, cluster, own), jobs, loadOf(cluster, max, allowance));
+  const leased = await leaseAll(state, {
+    allotments: sharing.allotments,
+    priorities: new Map(found.map((job) => [job.jobId, job.priority])),
+    isLimited: max !== null,
+  });
+  for (const nodeId of sharing.reserved) hastenEmptiness(state, nodeId);
+  if (sharing.yielded > 0) tellRivals(deps, state.limits, allowance?.rivals ?? []);
+  await showLimited(deps, state.limits, { clusterId, jobIds: sharing.limited, max });
   const queued = found.reduce((sum, job) => sum + job.queued, 0);
   if (queued > leased) state.backlogged.add(clusterId);
   else state.backlogged.delete(clusterId);
 }
 
-async function leaseTo(state: State, linkState: LinkState, allotments: readonly Allotment[]): Promise<number> {
+function noneLeasable(state: State, clusterId: string): void {
+  state.backlogged.delete(clusterId);
+  state.limits.limited.delete(clusterId);
+}
+
+function freeNodes(state: State, { links }: ClusterLinks, jobs: readonly LeasableJob[]): FreeNode[] {
+  // Only one that takes a whole node asks which will be empty first.
+  const matters = jobs.some((job) => takesWholeNode(job.mode, job.kind));
+  return [...links].map(({ link, held, usedSlots }) => ({
+    nodeId: link.nodeId,
+    slots: link.slots,
+    usedSlots,
+    emptyInMs: matters ? emptyInMs(givenRuns(state, held), link.slots) : 0,
+  }));
+}
+
+function givenRuns(state: State, held: ReadonlyMap<string, HeldRun>) {
+  const now = performance.now();
+  return [...new Set(held.values())].map((run): GivenRun & { run: HeldRun } => ({
+    run,
+    slots: run.slots,
+    ageMs: now - run.heldSinceMs,
+    taskMs: state.taskMs.get(run.jobId),
+  }));
+}
+
+function loadOf(cluster: ClusterLinks, max: number | null, allowance: Allowance | undefined): Load {
+  const now = performance.now();
+  const byUser = new Map(cluster.byUser);
+  for (const { user, tasks } of allowance?.elsewhere ?? []) byUser.set(user, (byUser.get(user) ?? 0) + tasks);
+  return {
+    byUser,
+    byJob: cluster.byJob,
+    servedMsAgo: new Map([...cluster.servedAtMs].map(([group, atMs]) => [group, now - atMs])),
+    tasksLeft: max === null ? Number.POSITIVE_INFINITY : Math.max(0, max - (allowance?.running ?? 0)),
+  };
+}
+
+interface Leasing {
+  readonly allotments: readonly Allotment[];
+  readonly priorities: ReadonlyMap<string, number>;
+  readonly isLimited: boolean;
+}
+
+/** Leases to several nodes at a time. Resolves to the number of tasks. */
+async function leaseAll(state: State, leasing: Leasing): Promise<number> {
+  const perNode = [...Map.groupBy(leasing.allotments, (one) => one.nodeId)];
+  let leased = 0;
+  const work = async () => {
+    for (let next = perNode.shift(); next !== undefined; next = perNode.shift()) {
+      const linkState = state.links.byNode.get(next[0]);
+      if (linkState === undefined) continue;
+      const tasks = await leaseTo(state, linkState, next[1], leasing);
+      leased += tasks.length;
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(LEASES_AT_ONCE, perNode.length) }, work));
+  return leased;
+}
+
+async function leaseTo(
+  state: State,
+  linkState: LinkState,
+  allotments: readonly Allotment[],
+  { isLimited, priorities }: Leasing,
+): Promise<LeasedTask[]> {
   const { deps } = state;
   const { link } = linkState;
-  const tasks = await deps.db.tasks.leaseTasks(deps.pool, link.nodeId, allotments, deps.settings.leaseTtlMs);
+  const ttlMs = deps.settings.leaseTtlMs;
+  const tasks = isLimited
+    ? await deps.db.leasing.leaseTasksWithin(deps.pool, link.workspaceId, link.nodeId, allotments, ttlMs)
+    : await deps.db.leasing.leaseTasks(deps.pool, link.nodeId, allotments, ttlMs);
   for (const [jobId, ofJob] of Map.groupBy(tasks, (task) => task.job_id)) {
     const template = await deps.templates.of(jobId);
     const runs = runsOf(deps, template, ofJob, link.slots);
-    for (const run of runs) hold(linkState, run, template);
+    const job = { ...template, priority: priorities.get(jobId) };
+    for (const run of runs) hold(state.links, linkState, run, job);
     for (const message of messagesOf(runs, template, ofJob)) link.send(message);
     deps.changes.notify(topics.job(jobId));
+    if (state.cancelled.has(jobId)) await cancel(state, jobId);
   }
-  return tasks.length;
+  return tasks;
+}
+
+/** A node is to become empty for a run that takes it whole: what was sent ahead of its slots is taken back if that would take long. */
+function hastenEmptiness(state: State, nodeId: string): void {
+  const linkState = state.links.byNode.get(nodeId);
+  if (linkState === undefined || linkState.usedSlots <= linkState.link.slots) return;
+  recallLate(state, linkState, AHEAD_MS);
+  const { clusterId } = linkState.link;
+  if (state.looks.has(clusterId)) return;
+  const look = () => {
+    state.looks.delete(clusterId);
+    wake(state, clusterId);
+  };
+  state.looks.set(clusterId, setTimeout(look, AHEAD_MS).unref());
+}
+
+/** The node gives back what it has not begun; what it has begun it keeps, so that no work is lost. */
+function recallLate(state: State, { link, held }: LinkState, patienceMs: number): void {
+  const given = givenRuns(state, held);
+  if (!isAheadLate(given, link.slots, patienceMs)) return;
+  const late = new Set(splitAhead(given, link.slots).ahead.flatMap(({ run }) => (run.recalled ? [] : [run])));
+  for (const run of late) run.recalled = true;
+  const attempts = [...held].flatMap(([key, run]) => (late.has(run) && key !== CLAIM_KEY ? [attemptOf(key)] : []));
+  for (let at = 0; at < attempts.length; at += ATTEMPTS_PER_MESSAGE_MAX)
+    link.send({ type: "recall", tasks: attempts.slice(at, at + ATTEMPTS_PER_MESSAGE_MAX) });
 }
 
 function claim(
   state: State,
   wanted: { workspaceId: string; shapeHash: string; clusterId: string | null },
 ): Claim | undefined {
-  for (const { link, held } of state.links.values()) {
-    const fits = wanted.clusterId === null ? link.shapeHash === wanted.shapeHash : link.clusterId === wanted.clusterId;
-    if (!fits || link.workspaceId !== wanted.workspaceId || held.size > 0) continue;
-    if (state.backlogged.has(link.clusterId) || state.filling.has(link.clusterId)) continue;
-    held.set(CLAIM_KEY, { jobId: "", user: "", slots: link.slots, heldSinceMs: performance.now() });
-    return { nodeId: link.nodeId, link };
+  const { byCluster } = state.links;
+  const one = wanted.clusterId === null ? undefined : byCluster.get(wanted.clusterId);
+  const clusters = wanted.clusterId === null ? byCluster.values() : one === undefined ? [] : [one];
+  for (const cluster of clusters) {
+    if (cluster.workspaceId !== wanted.workspaceId) continue;
+    for (const linkState of cluster.links) {
+      const { link, held } = linkState;
+      if (wanted.clusterId === null && link.shapeHash !== wanted.shapeHash) break;
+      if (state.backlogged.has(link.clusterId) || state.filling.has(link.clusterId)) break;
+      if (held.size > 0) continue;
+      holdAs(state.links, linkState, [CLAIM_KEY], { jobId: "", user: "", priority: undefined, slots: link.slots });
+      return { nodeId: link.nodeId, link };
+    }
   }
   return undefined;
 }
 
 function deliver(state: State, claimed: Claim, task: LeasedTask, template: RunTemplate): void {
-  const linkState = state.links.get(claimed.nodeId);
+  const linkState = state.links.byNode.get(claimed.nodeId);
   // The node went away meanwhile. What it was leased is given back when it comes again without it, or when the lease runs out.
   if (linkState?.link !== claimed.link) return;
-  linkState.held.delete(CLAIM_KEY);
+  drop(state.links, linkState, CLAIM_KEY);
   const runs = runsOf(state.deps, template, [task], claimed.link.slots);
-  for (const run of runs) hold(linkState, run, template);
+  for (const run of runs) hold(state.links, linkState, run, template);
   for (const message of messagesOf(runs, template, [task])) claimed.link.send(message);
   // What came meanwhile found the node taken.
   wake(state, claimed.link.clusterId);
 }
 
 function unclaim(state: State, claimed: Claim): void {
-  const linkState = state.links.get(claimed.nodeId);
-  if (linkState?.link === claimed.link) linkState.held.delete(CLAIM_KEY);
+  const linkState = state.links.byNode.get(claimed.nodeId);
+  if (linkState?.link === claimed.link) drop(state.links, linkState, CLAIM_KEY);
   wake(state, claimed.link.clusterId);
 }
 
 function release(state: State, nodeId: string, attempt: AttemptRef, ms: number | undefined): void {
-  const linkState = state.links.get(nodeId);
-  const run = linkState?.held.get(keyOf(attempt));
-  if (linkState === undefined || run === undefined) return;
-  linkState.held.delete(keyOf(attempt));
+  const linkState = state.links.byNode.get(nodeId);
+  if (linkState === undefined) return;
+  const run = drop(state.links, linkState, keyOf(attempt));
+  if (run === undefined) return;
   if (ms !== undefined) learn(state.taskMs, run.jobId, ms);
-  wake(state, linkState.link.clusterId);
+  const { clusterId, workspaceId } = linkState.link;
+  wake(state, clusterId);
+  // What this leaves of the workspace's limit may be another cluster's.
+  for (const other of state.limits.limited.keys())
+    if (other !== clusterId && state.links.byCluster.get(other)?.workspaceId === workspaceId) wake(state, other);
 }
 
 function keep(state: State, nodeId: string, holding: readonly AttemptRef[]): void {
-  const linkState = state.links.get(nodeId);
+  const linkState = state.links.byNode.get(nodeId);
   if (linkState === undefined) return;
   const named = new Set(holding.map(keyOf));
   const oldestMs = performance.now() - state.deps.settings.leaseTtlMs;
   const gone = [...linkState.held].filter(([key, run]) => !named.has(key) && run.heldSinceMs < oldestMs);
-  for (const [key] of gone) linkState.held.delete(key);
+  for (const [key] of gone) drop(state.links, linkState, key);
   if (gone.length > 0) wake(state, linkState.link.clusterId);
+  if (linkState.usedSlots > linkState.link.slots) recallLate(state, linkState, AHEAD_LATE_MS);
 }
 
 async function cancel(state: State, jobId: string): Promise<void> {
   const { deps } = state;
-  for (const { link, held } of state.links.values()) {
-    const ours = [...held].flatMap(([key, run]) => (run.jobId === jobId ? [attemptOf(key)] : []));
-    const ended = await deps.db.tasks.renewLeases(deps.pool, link.nodeId, ours, deps.settings.leaseTtlMs);
-    for (let at = 0; at < ended.length; at += CANCELS_PER_MESSAGE_MAX) {
-      link.send({ type: "cancel", tasks: ended.slice(at, at + CANCELS_PER_MESSAGE_MAX) });
-    }
+  state.cancelled.add(jobId);
+  if (state.cancelled.size > CANCELS_KEPT_MAX) state.cancelled.delete(state.cancelled.keys().next().value as string);
+  const held = [...(state.links.byJob.get(jobId)?.keys() ?? [])].flatMap(({ link, held }) =>
+    [...held].flatMap(([key, run]) => (run.jobId === jobId ? [{ ...attemptOf(key), nodeId: link.nodeId }] : [])),
+  );
+  const ended = await deps.db.leasing.findEnded(deps.pool, held);
+  for (const [nodeId, ofNode] of Map.groupBy(ended, (one) => one.nodeId)) {
+    const refs = ofNode.map(({ taskId, attempt }) => ({ taskId, attempt }));
+    for (let at = 0; at < refs.length; at += ATTEMPTS_PER_MESSAGE_MAX)
+      state.links.byNode
+        .get(nodeId)
+        ?.link.send({ type: "cancel", tasks: refs.slice(at, at + ATTEMPTS_PER_MESSAGE_MAX) });
   }
 }
 
 async function describe(state: State, nodeId: string, attempts: readonly AttemptRef[]): Promise<LeaseBatch[]> {
   const { deps } = state;
-  const slots = state.links.get(nodeId)?.link.slots ?? 1;
+  const slots = state.links.byNode.get(nodeId)?.link.slots ?? 1;
   const batches: LeaseBatch[] = [];
-  const tasks = await deps.db.tasks.loadLeased(deps.pool, nodeId, attempts);
+  const tasks = await deps.db.leasing.loadLeased(deps.pool, nodeId, attempts);
   for (const [jobId, ofJob] of Map.groupBy(tasks, (task) => task.job_id)) {
     const template = await deps.templates.of(jobId);
     for (const run of runsOf(deps, template, ofJob, slots)) batches.push(batchOf(run, template, ofJob));
   }
   return batches;
-}
-
-function linksOf(state: State, clusterId: string): LinkState[] {
-  return [...state.links.values()].filter((one) => one.link.clusterId === clusterId);
-}
-
-function usedSlots(held: ReadonlyMap<string, HeldRun>): number {
-  return [...new Set(held.values())].reduce((sum, run) => sum + run.slots, 0);
-}
-
-function loadOf(states: readonly LinkState[]) {
-  const byUser = new Map<string, number>();
-  const byJob = new Map<string, number>();
-  for (const run of new Set(states.flatMap((state) => [...state.held.values()]))) {
-    byUser.set(run.user, (byUser.get(run.user) ?? 0) + run.slots);
-    byJob.set(run.jobId, (byJob.get(run.jobId) ?? 0) + run.slots);
-  }
-  return { byUser, byJob };
-}
-
-function hold(state: LinkState, run: Run, template: RunTemplate): void {
-  const held: HeldRun = {
-    jobId: template.jobId,
-    user: template.user,
-    slots: run.slots,
-    heldSinceMs: performance.now(),
-  };
-  for (const task of run.tasks) state.held.set(keyOf(task), held);
 }
 
 function learn(taskMs: Map<string, number>, jobId: string, ms: number): void {

@@ -110,5 +110,7 @@ function decide(task: OpenTask, message: Finished, room: number): Settlement {
       return settleFailure(task, outcome.error, { retryable: outcome.retryable, attemptStatus: "failed", usage });
     case "released":
       return settleRelease(task);
+    case "returned":
+      return { outcome: { ...common, event: "requeue", attemptStatus: "returned" } };
   }
 }

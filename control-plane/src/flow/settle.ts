@@ -6,9 +6,19 @@ import {
   type JobSpec,
   mintId,
   TASKS_PER_JOB_MAX,
+  type TaskStatus,
 } from "@frazil/contracts";
 import { decideAfterFailure, decideAfterRelease, RELEASES_MAX } from "../domain/after-failure.ts";
-import { type AttemptKey, type Deps, type JobRow, type OpenTask, type Sql, type TaskOutcome, topics } from "./deps.ts";
+import {
+  type AttemptKey,
+  type Deps,
+  type JobRow,
+  type OpenTask,
+  type Sql,
+  type StopBatch,
+  type TaskOutcome,
+  topics,
+} from "./deps.ts";
 
 type SettleDeps = Pick<Deps, "db" | "pool" | "changes" | "dispatcher" | "log">;
 
@@ -24,6 +34,8 @@ export interface Settled {
   readonly jobs: readonly JobRow[];
   /** Jobs of which attempts were ended that nodes are still at. */
   readonly cancelled: readonly string[];
+  /** Jobs of which this batch's failure stops the rest. */
+  readonly stopping: readonly string[];
 }
 
 /** A lost or failed attempt: tried again, or failed, as the error table and the attempts left say. */
@@ -76,7 +88,7 @@ export async function settle(deps: SettleDeps, sql: Sql, settlements: readonly S
       .map((jobId) => deps.db.jobs.tallyJob(sql, tallyOf(jobId, byJob.get(jobId) as Settlement[]))),
   ]);
   const jobs: JobRow[] = [];
-  const cancelled: string[] = [];
+  const stopping: string[] = [];
   // Ends of jobs touch their clusters: in one order, by everyone.
   rows.sort((a, b) => ((a.cluster_id ?? "") < (b.cluster_id ?? "") ? -1 : 1));
   for (const row of rows) {
@@ -89,11 +101,11 @@ export async function settle(deps: SettleDeps, sql: Sql, settlements: readonly S
         row.id,
         keys.map(({ key, parent }) => ({ id: mintId("task"), parent, ...key })),
       );
-    const stopped = await cancelRest(deps, sql, row);
-    cancelled.push(...stopped.cancelled);
-    jobs.push(await deps.db.jobs.endJobIfDone(sql, stopped.job));
+    const job = await deps.db.jobs.endJobIfDone(sql, row);
+    if (job.finished_at === null && (await stopsRest(deps, sql, job))) stopping.push(job.id);
+    jobs.push(job);
   }
-  return { jobs, cancelled };
+  return { jobs, cancelled: [], stopping };
 }
 
 /** A split task that is done becomes its keys; one that failed counts as one failed task. */
@@ -122,34 +134,16 @@ async function insertResults(deps: SettleDeps, sql: Sql, settlements: readonly S
 }
 
 /** `on_failure="cancel"`: the first failure stops the rest. */
-async function cancelRest(deps: SettleDeps, sql: Sql, job: JobRow) {
-  if (job.tasks_failed === 0 || (job.spec as JobSpec).onFailure !== "cancel") return { job, cancelled: [] };
-  return cancelOpenTasks(deps, sql, job);
-}
-
-/** Cancels all that can be cancelled of a job, and counts it. */
-export async function cancelOpenTasks(deps: SettleDeps, sql: Sql, job: JobRow) {
-  const tasks = await deps.db.jobTasks.cancelTasks(sql, job.id);
-  if (tasks.length === 0) return { job, cancelled: [] };
-  const splits = tasks.filter((task) => task.kind === "split").length;
-  const counted = await deps.db.jobs.tallyJob(sql, {
-    jobId: job.id,
-    succeeded: 0,
-    failed: 0,
-    cancelled: tasks.length,
-    splitsDone: splits,
-    added: splits,
-  });
-  return { job: counted, cancelled: isOnNodes(tasks) ? [job.id] : [] };
-}
-
-function isOnNodes(tasks: readonly { node_id: string | null }[]): boolean {
-  return tasks.some((task) => task.node_id !== null);
+async function stopsRest(deps: SettleDeps, sql: Sql, job: JobRow): Promise<boolean> {
+  if (job.tasks_failed === 0 || (job.spec as JobSpec).onFailure !== "cancel") return false;
+  return deps.db.jobs.requestStop(sql, job.id, null);
 }
 
 /** Tells nodes and waiters what a committed batch changed. */
 export function announceSettled(deps: SettleDeps, settled: Settled): void {
   for (const jobId of settled.cancelled) deps.changes.notify(topics.cancel(jobId));
+  for (const jobId of settled.stopping)
+    stopJob(deps, jobId).catch((error) => deps.log.warn({ err: error, job: jobId }, "could not stop a job yet"));
   for (const job of settled.jobs) {
     deps.changes.notify(topics.job(job.id));
     if (job.finished_at !== null) deps.changes.notify(topics.jobEnd(job.id));
@@ -177,48 +171,92 @@ export const KEYS_LIMIT_ERROR: ErrorInfo = {
 
 const LOST: ErrorInfo = { code: "node_lost", message: "The node that ran this task stopped answering." };
 
+/** What one transaction takes of something that may have very many rows: others wait for its locks. */
+const LOST_BATCH_MAX = 500;
+const STOP_BATCH_MAX = 2_000;
+
 /** Gives back what a node held, but for the attempts that it says it still has: all of it when the node is gone. */
 export async function requeueHeld(deps: SettleDeps, nodeId: string, has: readonly AttemptKey[] = []): Promise<void> {
-  await settleLost(deps, (sql) => deps.db.tasks.lockHeldBy(sql, nodeId, has));
+  await settleLost(deps, (sql) => deps.db.tasks.lockHeldBy(sql, nodeId, has, LOST_BATCH_MAX));
 }
 
-const EXPIRED_BATCH_MAX = 500;
 /** Step: gives back tasks whose lease ran out. The database's clock decides. */
 export async function expire(deps: SettleDeps): Promise<void> {
-  await settleLost(deps, (sql) => deps.db.tasks.lockExpired(sql, EXPIRED_BATCH_MAX));
+  await settleLost(deps, (sql) => deps.db.tasks.lockExpired(sql, LOST_BATCH_MAX));
 }
 
+/** Batch after batch: each takes what it found off its node, so that there is less at the next look. */
 async function settleLost(deps: SettleDeps, lock: (sql: Sql) => Promise<OpenTask[]>): Promise<void> {
-  const settled = await deps.pool.transact(async (sql) => {
-    const tasks = await lock(sql);
-    if (tasks.length === 0) return undefined;
-    deps.log.warn({ tasks: tasks.length, nodes: [...new Set(tasks.map((task) => task.node_id))] }, "leases lost");
-    return settle(
-      deps,
-      sql,
-      tasks.map((task) => settleFailure(task, LOST, { retryable: true, attemptStatus: "lost", usage: null })),
-    );
-  });
-  if (settled !== undefined) announceSettled(deps, settled);
+  for (;;) {
+    const { settled, found } = await deps.pool.transact(async (sql) => {
+      const tasks = await lock(sql);
+      if (tasks.length === 0) return { settled: undefined, found: 0 };
+      deps.log.warn({ tasks: tasks.length, nodes: [...new Set(tasks.map((task) => task.node_id))] }, "leases lost");
+      const ends = tasks.map((task) =>
+        settleFailure(task, LOST, { retryable: true, attemptStatus: "lost", usage: null }),
+      );
+      return { settled: await settle(deps, sql, ends), found: tasks.length };
+    });
+    if (settled !== undefined) announceSettled(deps, settled);
+    if (found < LOST_BATCH_MAX) return;
+  }
 }
 
 /** Ends a job for a reason that lies outside its tasks (its cluster can't be had): what is open of it fails, and what runs is stopped. */
 export async function endJobWithout(deps: SettleDeps, jobId: string, error: ErrorInfo): Promise<void> {
-  const settled = await deps.pool.transact(async (sql): Promise<Settled> => {
-    await deps.db.jobs.lockJob(sql, jobId);
-    const failed = await deps.db.jobTasks.failOpen(sql, jobId, error);
-    const splits = failed.filter((task) => task.kind === "split").length;
-    const job = await deps.db.jobs.tallyJob(sql, {
-      jobId,
-      succeeded: 0,
-      failed: failed.length,
-      cancelled: 0,
-      splitsDone: splits,
-      added: splits,
-    });
-    return { jobs: [await deps.db.jobs.endJobIfDone(sql, job)], cancelled: isOnNodes(failed) ? [jobId] : [] };
+  await deps.db.jobs.requestStop(deps.pool, jobId, error);
+  await stopJob(deps, jobId);
+}
+
+/**
+ * What of a job's tasks is ended, in this order: those on nodes first, whose engines are to hear of it; what waits; and what came to wait, or was leased,
+ * just as the stop was asked for.
+ */
+const STOP_ROUNDS: readonly (readonly TaskStatus[])[] = [
+  ["leased", "running"],
+  ["queued"],
+  ["queued", "leased", "running"],
+];
+
+/**
+ * Step: ends what is open of a job that was asked to stop. In transactions of bounded size: the job's other writers, and with them all who record together
+ * with them, get their turn in between.
+ */
+export async function stopJob(deps: SettleDeps, jobId: string): Promise<void> {
+  for (const statuses of STOP_ROUNDS) {
+    let ended: number;
+    do {
+      const batch = await deps.pool.transact((sql) => stopBatch(deps, sql, { jobId, statuses, limit: STOP_BATCH_MAX }));
+      if (batch === undefined) return;
+      announceSettled(deps, batch.settled);
+      ended = batch.ended;
+    } while (ended >= STOP_BATCH_MAX);
+  }
+}
+
+const NOTHING_SETTLED: Settled = { jobs: [], cancelled: [], stopping: [] };
+
+async function stopBatch(deps: SettleDeps, sql: Sql, batch: StopBatch) {
+  const job = await deps.db.jobs.lockStopping(sql, batch.jobId);
+  if (job === undefined) return undefined;
+  const isFailing = job.error !== null;
+  const tasks = await deps.db.jobTasks[isFailing ? "failTasks" : "cancelTasks"](sql, batch);
+  if (tasks.length === 0) return { settled: NOTHING_SETTLED, ended: 0 };
+  const splits = tasks.filter((task) => task.kind === "split").length;
+  const counted = await deps.db.jobs.tallyJob(sql, {
+    jobId: job.id,
+    succeeded: 0,
+    failed: isFailing ? tasks.length : 0,
+    cancelled: isFailing ? 0 : tasks.length,
+    splitsDone: splits,
+    added: splits,
   });
-  announceSettled(deps, settled);
+  const settled: Settled = {
+    jobs: [await deps.db.jobs.endJobIfDone(sql, counted)],
+    cancelled: tasks.some((task) => task.node_id !== null) ? [job.id] : [],
+    stopping: [],
+  };
+  return { settled, ended: tasks.length };
 }
 
 /** Step: ends a job of which nothing is open. */
@@ -234,5 +272,5 @@ export async function finish(deps: SettleDeps, jobId: string): Promise<void> {
     });
     return deps.db.jobs.endJobIfDone(sql, row);
   });
-  announceSettled(deps, { jobs: [job], cancelled: [] });
+  announceSettled(deps, { jobs: [job], cancelled: [], stopping: [] });
 }

@@ -1,6 +1,6 @@
 import type { Deps } from "./deps.ts";
 import { place, provision, stopIdle, supervise, tearDown } from "./place.ts";
-import { expire, finish } from "./settle.ts";
+import { expire, finish, stopJob } from "./settle.ts";
 
 /** What one look for due rows takes; the rest is found at the next. */
 const FOUND_MAX = 200;
@@ -55,6 +55,12 @@ export const STEPS = {
     run: finish,
     timeoutMs: 30_000,
     everyMs: 5_000,
+  },
+  stop_job: {
+    find: (deps) => deps.db.jobs.findStopping(deps.pool, FOUND_MAX),
+    run: stopJob,
+    timeoutMs: 60_000,
+    everyMs: 2_000,
   },
   dispatch: {
     find: (deps) => deps.db.jobTasks.findClustersWithQueuedTasks(deps.pool),

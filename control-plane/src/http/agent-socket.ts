@@ -5,7 +5,7 @@ import { type WebSocket, WebSocketServer } from "ws";
 import { hashShape } from "../domain/shape.ts";
 import type { ConnectedNode } from "../flow/deps.ts";
 import { topics } from "../flow/deps.ts";
-import type { Link } from "../flow/dispatch.ts";
+import type { Link } from "../flow/links.ts";
 import { handleNodeMessage, type NodeDeps } from "../flow/node-messages.ts";
 import { findNode } from "./auth.ts";
 import { parseJsonOfNode } from "./body.ts";
@@ -110,7 +110,7 @@ async function handle(deps: NodeDeps, node: ConnectedNode, link: Link, message: 
   await deps.db.clusters.readyNode(deps.pool, node.id);
   link.send({ type: "welcome", slots: node.shape.cpus, memoryMiB: Math.floor(node.shape.memoryGiB * 1024) });
   deps.log.info({ node: node.id, cluster: node.cluster_id, holding: message.holding.length }, "node connected");
-  await deps.dispatcher.connect(link, await deps.db.tasks.loadHeld(deps.pool, node.id));
+  await deps.dispatcher.connect(link, await deps.db.leasing.loadHeld(deps.pool, node.id));
   deps.queue.send("supervise", node.cluster_id);
   deps.changes.notify(topics.cluster(node.cluster_id));
 }

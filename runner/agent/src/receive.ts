@@ -3,7 +3,7 @@ import { drain } from "./drain.ts";
 import { fetchLeases, takeOn } from "./intake.ts";
 import { attemptKey } from "./lease-queue.ts";
 import type { Node } from "./node.ts";
-import { openTasks, publish, withdrawAndTell, withdrawSilently } from "./run-task.ts";
+import { answerOpenTasks, openTasks, publish, withdrawAndTell, withdrawSilently } from "./run-task.ts";
 import { dropAnswered, prewarmSoon, schedule } from "./schedule.ts";
 
 /** What each message of the control plane makes the node do. */
@@ -30,6 +30,9 @@ export function receive(node: Node, message: ToNode): void {
       break;
     case "cancel":
       for (const ref of message.tasks) cancel(node, ref);
+      break;
+    case "recall":
+      for (const ref of message.tasks) giveBack(node, ref);
       break;
     case "beat":
       for (const ref of message.lost) letGo(node, ref);
@@ -83,6 +86,14 @@ function cancel(node: Node, ref: AttemptRef): void {
   const { taskId, attempt } = ref;
   const outcome = { kind: "released" } as const;
   node.runDeps.outbox.finished({ type: "finished", taskId, attempt, outcome, usage: null, openedPython: false });
+}
+
+/** What waits for a slot could be done elsewhere, or later. What has begun goes on. */
+function giveBack(node: Node, ref: AttemptRef): void {
+  const run = node.held.get(attemptKey(ref))?.run;
+  if (run === undefined || !node.waiting.delete(run)) return;
+  answerOpenTasks(node.runDeps, run, { kind: "returned" });
+  schedule(node);
 }
 
 /** The attempt is not this node's any more: nobody waits for a word about it. */

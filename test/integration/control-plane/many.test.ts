@@ -172,6 +172,8 @@ describe("cancelling many", () => {
     const { id } = await submitFrames(100);
     const first = await warm.node.takeRun();
     await warm.node.finish(first.task, succeeded(1));
+    // The task took 12 ms: on four slots, 50 such are sent ahead for 150 ms.
+    await waitUntil("the node has all that it will get", () => warm.node.waitingRuns.length === 54);
     const cancelled = await test.api.post<Job>(`/v1/jobs/${id}/cancel`);
     expect(cancelled).toMatchObject({ status: "cancelled", counts: { total: 100, succeeded: 1, cancelled: 99 } });
     const told = (await warm.node.take("cancel")).tasks;

@@ -111,7 +111,17 @@ describe.concurrent("the queue", () => {
     const test = await startTestControlPlane();
     const warm = await test.warmCluster();
     const { job, task } = await warm.submitAndTake();
-    const steps = ["place", "provision", "supervise", "stop_idle", "stop", "expire", "finish", "dispatch"] as const;
+    const steps = [
+      "place",
+      "provision",
+      "supervise",
+      "stop_idle",
+      "stop",
+      "expire",
+      "finish",
+      "stop_job",
+      "dispatch",
+    ] as const;
     const columns =
       "SELECT status, cluster_id, tasks_total FROM jobs UNION ALL SELECT status, id, nodes_made FROM clusters";
     const before = await test.sql(columns);

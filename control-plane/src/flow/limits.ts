@@ -1,0 +1,69 @@
+import type { LeasableJob } from "../domain/assign.ts";
+import { type Allowance, type Deps, topics } from "./deps.ts";
+
+/** Other clusters of a workspace are told at most this often that there is something left for them of its limit. */
+const YIELD_EVERY_MS = 100;
+const YIELDED_KEPT_MAX = 1_000;
+
+type LimitDeps = Pick<Deps, "db" | "pool" | "changes">;
+
+/** Of workspaces that may have only so many tasks on nodes at once. */
+export interface LimitState {
+  /** Clusters whose jobs waited, at the last look, for that limit alone: those jobs. */
+  readonly limited: Map<string, ReadonlySet<string>>;
+  readonly yieldedAtMs: Map<string, number>;
+}
+
+/** What waits in another cluster takes its turn here too: one task at a look, which is left to it. */
+export function asLeasable(rival: Allowance["rivals"][number]): LeasableJob {
+  return {
+    ...rival,
+    jobId: `${rival.clusterId} ${rival.user} ${rival.priority}`,
+    mode: "many",
+    kind: "query",
+    parentId: null,
+    attempt: 0,
+    queued: 1,
+    taskMs: undefined,
+    elsewhere: true,
+  };
+}
+
+/** Something of the limit was left to other clusters: their dispatchers look. */
+export function tellRivals(deps: LimitDeps, state: LimitState, rivals: Allowance["rivals"]): void {
+  const now = performance.now();
+  for (const clusterId of new Set(rivals.map((rival) => rival.clusterId))) {
+    if (now - (state.yieldedAtMs.get(clusterId) ?? Number.NEGATIVE_INFINITY) < YIELD_EVERY_MS) continue;
+    state.yieldedAtMs.delete(clusterId);
+    state.yieldedAtMs.set(clusterId, now);
+    if (state.yieldedAtMs.size > YIELDED_KEPT_MAX)
+      state.yieldedAtMs.delete(state.yieldedAtMs.keys().next().value as string);
+    deps.changes.notify(topics.room(clusterId));
+  }
+}
+
+/** Says in the jobs' phase that they wait for the workspace's limit, and takes it back when they no longer do. */
+export async function showLimited(
+  deps: LimitDeps,
+  state: LimitState,
+  waiting: { readonly clusterId: string; readonly jobIds: readonly string[]; readonly max: number | null },
+): Promise<void> {
+  const { clusterId, jobIds: limited, max } = waiting;
+  const before = state.limited.get(clusterId) ?? new Set();
+  const now = new Set(limited);
+  if (now.size === 0) state.limited.delete(clusterId);
+  else state.limited.set(clusterId, now);
+  const say = async (jobIds: readonly string[], phase: string) => {
+    if (jobIds.length === 0) return;
+    for (const jobId of await deps.db.jobs.setWaitingPhase(deps.pool, jobIds, phase))
+      deps.changes.notify(topics.job(jobId));
+  };
+  await say(
+    limited.filter((jobId) => !before.has(jobId)),
+    `waiting: the workspace runs its ${max} tasks`,
+  );
+  await say(
+    [...before].filter((jobId) => !now.has(jobId)),
+    "waiting for a node",
+  );
+}
