@@ -43,6 +43,22 @@ function asJobRow(row: Record<string, unknown>): JobRow {
   return Object.fromEntries(columns) as unknown as JobRow;
 }
 
+/** What is shown of a task. Others, such as what a split handed on, may be large. */
+const TASK_SHOWN = {
+  id: true,
+  jobId: true,
+  status: true,
+  ordinal: true,
+  frame: true,
+  key: true,
+  attempt: true,
+  phase: true,
+  error: true,
+  createdAt: true,
+  startedAt: true,
+  finishedAt: true,
+} as const;
+
 export async function pageTasks(
   prisma: PrismaClient,
   jobId: string,
@@ -59,6 +75,7 @@ export async function pageTasks(
     },
     orderBy: { ordinal: "asc" },
     take: limit,
+    select: TASK_SHOWN,
   });
   return rows.map((row) => ({
     ordinal: Number(row.ordinal),
@@ -129,10 +146,15 @@ const FRAMES_SHOWN_MAX = 20;
 /** Failures of a job that have the same code, exception and message, most frequent first. */
 export async function groupFailures(sql: Sql, jobId: string): Promise<FailureGroup[]> {
   const rows = await sql.query<{ error: ErrorInfo; count: number; example: string; frames: number[] }>({
-    text: `SELECT (array_agg(error ORDER BY ordinal))[1] AS error, count(*)::int AS count, (array_agg(id ORDER BY ordinal))[1] AS example,
-        coalesce((array_agg(frame ORDER BY ordinal) FILTER (WHERE frame IS NOT NULL))[1:$2], '{}') AS frames
-      FROM tasks WHERE job_id = $1 AND status = 'failed'
-      GROUP BY error ->> 'code', error ->> 'type', error ->> 'message' ORDER BY count(*) DESC, min(ordinal) LIMIT $3`,
+    // Errors, which may be long, are read of the groups that are shown only.
+    text: `WITH groups AS MATERIALIZED (
+        SELECT failure_key, count(*)::int AS count, min(ordinal) AS first FROM tasks WHERE job_id = $1 AND status = 'failed'
+        GROUP BY failure_key ORDER BY count(*) DESC, min(ordinal) LIMIT $3
+      )
+      SELECT t.error, g.count, t.id AS example, ARRAY(
+          SELECT f.frame FROM tasks f WHERE f.job_id = $1 AND f.status = 'failed' AND f.failure_key = g.failure_key AND f.frame IS NOT NULL
+          ORDER BY f.ordinal LIMIT $2) AS frames
+      FROM groups g JOIN tasks t ON t.job_id = $1 AND t.ordinal = g.first ORDER BY g.count DESC, g.first`,
     values: [jobId, FRAMES_SHOWN_MAX, GROUPS_MAX],
   });
   return rows.map((row) => ({

@@ -124,6 +124,32 @@ describe("frames that fail", () => {
     expect((await test.api.tasks(id, "&status=failed")).map((task) => task.frame)).toEqual([0, 2, 3, 4, 6, 8]);
   });
 
+  it("are grouped whatever their tracebacks say: the most frequent kinds, each with its first frames and the first error", async () => {
+    const FRAMES = 200;
+    /** The first 60 kinds befall one or two frames each, and the last one all others. */
+    const kindOf = (frame: number) => (frame < 90 ? frame % 60 : 60);
+    const errorOf = (frame: number) =>
+      failed("user_code_failed", `kind ${kindOf(frame)}`, false, {
+        type: "ValueError",
+        traceback: `line ${frame}\n`.repeat(200),
+      });
+    const { id } = await submitFrames(FRAMES);
+    const work = letWork(warm.node, ({ frame }) => errorOf(frame ?? -1));
+    await test.api.ended(id);
+    await work.stop();
+    const byKind = Map.groupBy(Array(FRAMES).keys(), kindOf);
+    // Kinds are met in the order of their numbers, but for their frequency.
+    const expected = [...byKind].sort(([, one], [, other]) => other.length - one.length).slice(0, 50);
+    const { groups } = await test.api.get<{ groups: FailureGroup[] }>(`/v1/jobs/${id}/failures`);
+    expect(groups.map(({ error, count, frames }) => [error.message, count, frames])).toEqual(
+      expected.map(([kind, frames]) => [`kind ${kind}`, frames.length, frames.slice(0, 20)]),
+    );
+    for (const { error, frames, exampleTaskId } of groups) {
+      expect(error.traceback?.split("\n")[0]).toBe(`line ${frames[0]}`);
+      expect(await test.sql("SELECT frame FROM tasks WHERE id = $1", [exampleTaskId])).toEqual([{ frame: frames[0] }]);
+    }
+  });
+
   it("are run again in a new job that is linked to the first, which stays as it is", async () => {
     const { id } = await submitFrames(6);
     const failing = letWork(warm.node, ({ frame }) => fate(frame));

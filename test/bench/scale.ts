@@ -1,0 +1,187 @@
+import type { Job } from "@frazil/contracts";
+import { Client } from "pg";
+import { type Api, NDJSON } from "../harness/api.ts";
+import { manyFrames, type SpecInput } from "../harness/submissions.ts";
+import { waitUntil } from "../harness/wait-until.ts";
+import { type Benchmark, type Options, say } from "./benchmark.ts";
+import { type LightInstallation, withLightInstallation } from "./light/installation.ts";
+import { peakMemoryMiB, resetPeakMemory, startCpuMeter } from "./processes.ts";
+import { profileNote } from "./profile.ts";
+import type { Finding, Measurement, Ratio } from "./report.ts";
+import { percentile } from "./statistics.ts";
+
+const SMALL = 10_000;
+const LARGE = 100_000;
+const NODES = 4;
+const CPUS = 4;
+/** Every so many frames fail, in as many kinds as there are digits. */
+const FAILS_EVERY = 50;
+const LOG_LINES = 100_000;
+const READS = 100;
+const WARMUP_READS = 10;
+const GOAL_READ_MS = 100;
+const JOB_MS_MAX = 900_000;
+/** Tasks take so long while the pages of their job are read, so that it goes on all the time. */
+const SLOW_TASK_MS = 1_000;
+
+export const scale: Benchmark = {
+  title: `${LARGE.toLocaleString("en-US")} tasks: memory, cost per task, and pages`,
+  run: (options) => withLightInstallation({ planes: 1, nodeProcesses: 1 }, (light) => runScale(light, options)),
+};
+
+async function runScale(light: LightInstallation, options: Options): Promise<Finding> {
+  const clusterId = await light.startCluster({ cpus: CPUS, memoryGiB: 1, clusterSize: NODES });
+  const where = { context: null, clusterId };
+  await runJob(light, where, 1_000);
+  say(`${SMALL} tasks ...`);
+  const small = await runJob(light, where, SMALL);
+  say(`${LARGE} tasks ...`);
+  const large = await runJob(light, where, LARGE);
+  await insertLogs(light, large.job.id);
+  say("pages of an ended job ...");
+  const ended = await readPages(light.api, large.job.id, "ended");
+  say("pages while another such job runs ...");
+  const running = await submit(light, where, LARGE);
+  await waitUntil(
+    "tasks have ended",
+    async () => (await light.api.job(running.id)).counts.succeeded > SMALL,
+    JOB_MS_MAX,
+  );
+  light.setTaskMs(SLOW_TASK_MS);
+  const during = [
+    ...(await readPages(light.api, large.job.id, "ended, another one runs")),
+    ...(await readPages(light.api, running.id, "runs")),
+  ];
+  const after = await light.api.job(running.id);
+  if (after.finishedAt !== null) throw new Error("the job ended before its pages were read: raise SLOW_TASK_MS");
+  await light.api.post(`/v1/jobs/${running.id}/cancel`);
+  const worst = [...ended, ...during].reduce((one, other) => (other.p99 > one.p99 ? other : one));
+  const costs: Ratio[] = [
+    { name: "peak memory of the control plane, 100,000 over 10,000 tasks", value: large.peakMiB / small.peakMiB },
+    { name: "CPU per task of control plane and Postgres, 100,000 over 10,000", value: large.cpuMs / small.cpuMs },
+    { name: `slowest page, p99 in ms (${worst.measurement.subject})`, value: worst.p99, goal: `under ${GOAL_READ_MS}` },
+  ];
+  return {
+    measurements: [small.measurement, large.measurement, ...[...ended, ...during].map((one) => one.measurement)],
+    ratios: costs,
+    notes: [
+      `${NODES} light nodes of ${CPUS} slots (they answer at once, without an engine) and the one who reads share the machine with the control plane and Postgres.`,
+      ...(options.profile ? [small.profile, large.profile] : []),
+    ],
+  };
+}
+
+type Where = Pick<SpecInput, "context" | "clusterId">;
+
+async function submit(light: LightInstallation, where: Where, count: number): Promise<Job> {
+  const plans = Array.from({ length: count }, (_, n) =>
+    n % FAILS_EVERY === 1 ? `frame ${count} ${n} fails ${Math.floor(n / FAILS_EVERY) % 10}` : `frame ${count} ${n}`,
+  );
+  const body = manyFrames(plans, [...plans.keys()], where);
+  const response = await fetch(`${light.api.address}/v1/jobs`, {
+    method: "POST",
+    headers: { authorization: `Bearer ${light.api.token}`, "content-type": NDJSON },
+    body,
+  });
+  if (!response.ok) throw new Error(`submitting answered ${response.status}: ${await response.text()}`);
+  return (await response.json()) as Job;
+}
+
+async function runJob(light: LightInstallation, where: Where, count: number) {
+  const { pid } = light.planes[0] as { pid: number };
+  resetPeakMemory(pid);
+  const meter = startCpuMeter(pid, { postgres: light.postgresPid });
+  const startedAt = performance.now();
+  const { id } = await submit(light, where, count);
+  const submittedAt = performance.now();
+  const submitPeakMiB = peakMemoryMiB(pid);
+  resetPeakMemory(pid);
+  const job = await waitUntil(
+    "the job has ended",
+    async () => {
+      const now = await light.api.get<Job>(`/v1/jobs/${id}/wait?timeout=20`);
+      return now.finishedAt === null ? undefined : now;
+    },
+    JOB_MS_MAX,
+  );
+  const seconds = (performance.now() - startedAt) / 1_000;
+  const failed = Math.ceil((count - 1) / FAILS_EVERY);
+  if (job.counts.failed !== failed || job.counts.succeeded !== count - failed)
+    throw new Error(`the job's counts are off: ${JSON.stringify(job.counts)}`);
+  const byRole = meter.read();
+  const cpuMs = (Object.values(byRole).reduce((sum, one) => sum + one, 0) * 1_000) / count;
+  const runPeakMiB = peakMemoryMiB(pid);
+  const peakMiB = Math.max(submitPeakMiB, runPeakMiB);
+  const measurement: Measurement = {
+    subject: `${count.toLocaleString("en-US")} tasks, light nodes`,
+    figures: {
+      "tasks/s": count / seconds,
+      "submitted after s": (submittedAt - startedAt) / 1_000,
+      "CPU ms per task": cpuMs,
+      "peak MiB, submission": submitPeakMiB,
+      "peak MiB, run": runPeakMiB,
+    },
+  };
+  return { job, measurement, cpuMs, peakMiB, profile: profileNote(byRole, count, "tasks on light nodes") };
+}
+
+/** Straight into the table: this is about reading them. */
+async function insertLogs(light: LightInstallation, jobId: string): Promise<void> {
+  const client = new Client({ connectionString: light.databaseUrl });
+  await client.connect();
+  try {
+    await client.query(
+      `INSERT INTO logs (workspace_id, job_id, task_id, attempt, seq, stream, at, text)
+        SELECT workspace_id, job_id, id, 1, 0, 'stdout', now(), 'a line of what the code of task ' || id || ' printed'
+        FROM tasks WHERE job_id = $1 ORDER BY ordinal LIMIT $2`,
+      [jobId, LOG_LINES],
+    );
+    await client.query("UPDATE jobs SET log_lines = $2 WHERE id = $1", [jobId, LOG_LINES]);
+  } finally {
+    await client.end();
+  }
+}
+
+interface Read {
+  readonly measurement: Measurement;
+  readonly p99: number;
+}
+
+/** Every page that a person or a client looks at, in turn. */
+async function readPages(api: Api, jobId: string, state: string): Promise<Read[]> {
+  const job = `/v1/jobs/${jobId}`;
+  const logs = await api.get<{ items: { id: string }[] }>(`${job}/logs?limit=1`);
+  const deepLog = Number(logs.items[0]?.id ?? 0) + LOG_LINES - 100;
+  const pages: Record<string, string> = {
+    "list of jobs": "/v1/jobs",
+    "list of jobs that run": "/v1/jobs?status=running",
+    "job, with counts": job,
+    "tasks, first page": `${job}/tasks`,
+    "tasks, page at 90%": `${job}/tasks?cursor=${LARGE * 0.9}`,
+    "tasks, 1,000": `${job}/tasks?limit=1000`,
+    "failed tasks": `${job}/tasks?status=failed`,
+    "queued tasks": `${job}/tasks?status=queued`,
+    "running tasks": `${job}/tasks?status=running`,
+    "results, first page": `${job}/results`,
+    "results, page at 90%": `${job}/results?cursor=${LARGE * 0.9}`,
+    "results, 1,000": `${job}/results?limit=1000`,
+    failures: `${job}/failures`,
+    "logs, first page": `${job}/logs`,
+    "logs, last page": `${job}/logs?cursor=${deepLog}`,
+  };
+  const times = new Map(Object.keys(pages).map((name) => [name, [] as number[]]));
+  for (let turn = 0; turn < WARMUP_READS + READS; turn++) {
+    for (const [name, path] of Object.entries(pages)) {
+      const startedAt = performance.now();
+      await api.get(path);
+      if (turn >= WARMUP_READS) times.get(name)?.push(performance.now() - startedAt);
+    }
+  }
+  return [...times].map(([name, found]) => {
+    const p99 = percentile(found, 0.99);
+    const subject = `${name} (${state})`;
+    const figures = { "p50 ms": percentile(found, 0.5), "p99 ms": p99 };
+    if (p99 > GOAL_READ_MS) say(`${subject}: p50 ${figures["p50 ms"].toFixed(1)} ms, p99 ${p99.toFixed(1)} ms`);
+    return { measurement: { subject, figures }, p99 };
+  });
+}
