@@ -5,7 +5,7 @@ import { TaskKind } from "./statuses.ts";
 /**
  * What the agent and an engine say to each other over two pipes (engine's fd 3 in, fd 4 out).
  * A frame is: u32 LE header length, u32 LE body length, the header as UTF-8 JSON (one of these messages), the body bytes.
- * The body of `run` is the plan; the body of `done` is the head (Arrow IPC file); every other body is empty.
+ * The body of `run` is the plan; the body of `done` is the head (Arrow IPC stream); every other body is empty.
  * The engine's stdout and stderr are the user's and never carry protocol.
  */
 export const TaskRef = z.strictObject({
@@ -23,13 +23,17 @@ export type TaskRef = z.infer<typeof TaskRef>;
 export const Manifest = z.record(z.string(), z.json());
 export type Manifest = z.infer<typeof Manifest>;
 
-/** Run one plan: once (`query`), to find its keys (`split`), or once per listed key with one shared read (`key`, many tasks). */
+/**
+ * Run one plan: once (`query`), to find its keys (`split`), or once per listed key with one shared read (`key`, many tasks). A `query` run can list many
+ * tasks, each with a plan of its own: the body is then all plans, one behind the other. They are run and answered in that order; an `abandon` before a
+ * task's turn leaves it out, with `failed`.
+ */
 export const EngineRun = z.strictObject({
   type: z.literal("run"),
   kind: TaskKind,
   jobId: z.string(),
   tasks: z.array(TaskRef).min(1),
-  plan: z.strictObject({ kind: z.enum(["dsl", "sql"]) }),
+  plan: z.strictObject({ kind: z.enum(["dsl", "sql"]), bytes: z.array(z.int().min(0)).describe("Sizes of the plans.") }),
   engine: EngineChoice,
   output: Output,
   /** Directory or URL under which results without a destination are kept: `<resultsLocation>/<jobId>/<taskId>/<attempt>.<ext>`. */
@@ -85,7 +89,7 @@ export type FoundKey = z.infer<typeof FoundKey>;
 
 export const FromEngine = z.discriminatedUnion("type", [
   z.object({ type: z.literal("ready"), python: z.string(), polars: z.string(), pid: z.int() }),
-  /** Said once per run as soon as the plan was opened. After `python: true` the engine serves only the same user. */
+  /** Said once per plan as soon as it was opened, and for the later plans of a run only where it changes. After `python: true` the engine serves only the same user. */
   z.object({ type: z.literal("opened"), python: z.boolean() }),
   z.object({ type: z.literal("progress"), taskId: z.string(), phase: z.string().max(200) }),
   z.object({

@@ -147,7 +147,7 @@ export type ErrorInfo = z.infer<typeof ErrorInfo>;
 export const ColumnSchema = z.object({ name: z.string(), dtype: z.string().describe("Polars' own name of the type.") });
 export const EngineWarning = z.object({ category: z.string().max(200), message: z.string().max(4_000) });
 
-/** What a task yielded. The data itself stays where `locations` says. */
+/** What a task yielded. The data itself stays where `locations` says; a small result without a destination has none, and `head` is all of it. */
 export const TaskResult = z.object({
   taskId: TaskId,
   frame: z.int().nullable(),
@@ -163,7 +163,7 @@ export const TaskResult = z.object({
   head: z
     .string()
     .nullable()
-    .describe("First rows as base64 Arrow IPC, at most 64 KiB; null when turned off or too wide."),
+    .describe("First rows as a base64 Arrow IPC stream, at most 64 KiB; null when turned off or too wide."),
   warnings: z.array(EngineWarning),
 });
 export type TaskResult = z.infer<typeof TaskResult>;

@@ -15,6 +15,8 @@ export const KEYS_MAX = 1_000_000;
 export const PARTITION_COLUMNS_MAX = 8;
 /** Key tasks that one engine run may carry: they share one read of the input. */
 export const KEYS_PER_RUN_MAX = 1_000;
+/** Short queries that one engine run may carry: they go to the engine and come back in one go. */
+export const QUERIES_PER_RUN_MAX = 64;
 export const HEAD_BYTES_MAX = 64 * KiB;
 export const HEAD_ROWS_MAX = 100;
 /** A control message on a node's connection. Anything larger goes by HTTP. */

@@ -86,7 +86,9 @@ class QueryResult:
 
     @property
     def locations(self) -> list[str]:
-        """Absolute paths or URLs of the written files, in order."""
+        """Absolute paths or URLs of the written files, in order. A small result without a destination has none: its
+        `head` is all of it.
+        """
         return list(self._wire["locations"])
 
     @property
@@ -104,7 +106,7 @@ class QueryResult:
         return head
 
     def lazy(self) -> pl.LazyFrame:
-        """The result as a LazyFrame that scans exactly the written files.
+        """The result as a LazyFrame that scans exactly the written files, or holds the head where that is all of it.
 
         Storage options that were given to the write are used for the scan, in the process that gave them.
 
@@ -112,6 +114,9 @@ class QueryResult:
         --------
         >>> result.lazy().group_by("a").len().collect()
         """
+        head = self._known_head()
+        if not self._wire["locations"] and head is not None:
+            return head.lazy()
         return scan_locations(
             self._wire["locations"],
             self._wire["format"],
@@ -138,7 +143,7 @@ class QueryResult:
 
     def _known_head(self) -> pl.DataFrame | None:
         if self._head is None and self._wire["head"] is not None:
-            self._head = pl.read_ipc(base64.b64decode(self._wire["head"]))
+            self._head = pl.read_ipc_stream(base64.b64decode(self._wire["head"]))
             if any("Array(" in column["dtype"] for column in self._wire["schema"]):
                 self._head = restore_arrays(self._head, parse_schema(self._wire["schema"]))
         return self._head
@@ -289,7 +294,7 @@ class ManyResult:
             head_chars = 0
             for result in self:
                 head_chars += len(result._wire["head"] or "")
-                if head_chars > INDEXED_HEAD_CHARS_MAX:
+                if head_chars > INDEXED_HEAD_CHARS_MAX and result._wire["locations"]:
                     result._wire["head"] = None
                 frame = result.frame if self._job["mode"] == "many" else None
                 index[frame, frozenset((result.key or {}).items())] = result
@@ -352,6 +357,7 @@ def _alike(results: list[QueryResult]) -> Iterator[list[QueryResult]]:
             result._wire["schema"] != group[0]._wire["schema"]
             or result.format != group[0].format
             or (result.rows == 0) != (group[0].rows == 0)
+            or (result.locations == []) != (group[0].locations == [])
         ):
             yield group
             group = []
@@ -363,6 +369,8 @@ def _alike(results: list[QueryResult]) -> Iterator[list[QueryResult]]:
 def _scan_group(group: list[QueryResult], sink: Sink | None) -> pl.LazyFrame:
     if len(group) == 1:
         return group[0].lazy()
+    if not group[0].locations:
+        return pl.concat([result.collect() for result in group]).lazy()
     return scan_locations(
         [location for result in group for location in result.locations],
         group[0].format,

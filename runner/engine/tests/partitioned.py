@@ -89,4 +89,4 @@ def run(
 
 
 def head(body: bytes) -> pl.DataFrame:
-    return pl.read_ipc(io.BytesIO(body))
+    return pl.read_ipc_stream(io.BytesIO(body))

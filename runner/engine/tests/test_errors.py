@@ -102,7 +102,8 @@ def test_a_library_function_that_fails_is_user_code(engine: Engine, results: Pat
 
 def test_a_failure_of_the_engine_itself_is_not_blamed_on_the_user(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "results").write_text("a file where a directory is wanted")
-    failed = engine.converse(run_message(tmp_path / "results"), serialize(pl.LazyFrame({"a": [1]}))).one("failed")
+    message = run_message(tmp_path / "results", engine="streaming")
+    failed = engine.converse(message, serialize(pl.LazyFrame({"a": [1]}))).one("failed")
     assert failed["error"]["code"] == "storage_refused"
 
 

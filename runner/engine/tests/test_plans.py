@@ -189,7 +189,7 @@ def test_a_deep_expression_runs_as_it_does_locally(engine: Engine, results: Path
         total = total + 1
     frame = pl.LazyFrame({"a": [5]}).select(total)
     talk = engine.converse(run_message(results), serialize(frame))
-    assert pl.read_ipc(talk.head).item() == 705
+    assert pl.read_ipc_stream(talk.head).item() == 705
 
 
 def test_an_expression_deeper_than_the_limit_is_refused(engine: Engine, results: Path) -> None:
@@ -312,7 +312,7 @@ def test_functions_of_another_patch_release_of_python_run(engine: Engine, result
         data = frame.serialize()
         assert data.count(own) == 1
         foreign = data.replace(own, bytes([1, own[1], own[2] + 1]))
-        assert pl.read_ipc(engine.converse(run_message(results), foreign).head).item() == 8
+        assert pl.read_ipc_stream(engine.converse(run_message(results), foreign).head).item() == 8
 
 
 def test_functions_of_another_minor_release_of_python_are_refused(engine: Engine, results: Path) -> None:
@@ -330,7 +330,7 @@ def test_sql_over_table_functions(engine: Engine, results: Path, tmp_path: Path,
     sql = f"SELECT b, a * 2 AS twice FROM {alias}('{tmp_path}/d.parquet') WHERE a > 1 ORDER BY a -- read_ndjson('it')"
     talk = engine.converse(run_message(results, plan={"kind": "sql"}), sql.encode())
     assert talk.one("opened")["python"] is False
-    assert_frame_equal(pl.read_ipc(talk.head), data.filter(pl.col("a") > 1).select("b", twice=pl.col("a") * 2))
+    assert_frame_equal(pl.read_ipc_stream(talk.head), data.filter(pl.col("a") > 1).select("b", twice=pl.col("a") * 2))
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_sql_reads_every_format(engine: Engine, results: Path, tmp_path: Path, n
     getattr(data, write)(tmp_path / "d")
     sql = f"SELECT a, b, 'read_ndjson(''q'')' AS c FROM read_{name}('{tmp_path}/d')"
     talk = engine.converse(run_message(results, plan={"kind": "sql"}), sql.encode())
-    assert_frame_equal(pl.read_ipc(talk.head), data.with_columns(c=pl.lit("read_ndjson('q')")))
+    assert_frame_equal(pl.read_ipc_stream(talk.head), data.with_columns(c=pl.lit("read_ndjson('q')")))
 
 
 def test_wrong_sql_is_a_failed_query(engine: Engine, results: Path) -> None:

@@ -7,6 +7,7 @@ import platform
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -41,7 +42,7 @@ def test_an_engine_says_what_it_runs(engine: Engine) -> None:
 
 @pytest.mark.smoke
 def test_the_answers_to_a_run_come_in_order(engine: Engine, results: Path) -> None:
-    talk = engine.converse(run_message(results), serialize(pl.LazyFrame({"a": [1, 2]})))
+    talk = engine.converse(run_message(results, engine="streaming"), serialize(pl.LazyFrame({"a": [1, 2]})))
     assert [message["type"] for message, _ in talk.messages] == ["opened", "done", "idle"]
     done = talk.one("done")
     assert done["usage"]["wallMs"] > 0
@@ -90,10 +91,66 @@ def test_what_is_not_a_message_ends_the_process_with_words(frame: bytes) -> None
         assert engine.process.returncode == 2
 
 
-def test_a_query_run_has_one_task(results: Path) -> None:
+def many_message(results: Path, plans: list[bytes]) -> dict[str, Any]:
+    """A run of many queries; its body is the plans, one behind the other."""
+    tasks = [task(f"task_{number}", frame=number) for number in range(len(plans))]
+    return run_message(results, tasks=tasks, plan={"kind": "dsl", "bytes": [len(plan) for plan in plans]})
+
+
+@pytest.mark.smoke
+def test_many_queries_of_one_run_are_answered_in_their_order(engine: Engine, results: Path) -> None:
+    frames = [pl.LazyFrame({"a": [number]}).select(pl.col("a") * 3) for number in range(20)]
+    plans = [serialize(frame) for frame in frames]
+    plans[7] = serialize(pl.LazyFrame({"a": [1]}).select("b"))
+    plans[8] = plans[8][: len(plans[8]) // 2]
+    talk = engine.converse(many_message(results, plans), b"".join(plans))
+    answers = [(message, body) for message, body in talk.messages if "usage" in message]
+    assert [message["taskId"] for message, _ in answers] == [f"task_{number}" for number in range(20)]
+    values = {message["taskId"]: pl.read_ipc_stream(body).item() for message, body in answers if body}
+    assert values == {f"task_{number}": 3 * number for number in range(20) if number not in (7, 8)}
+    assert [message["error"]["code"] for message in talk.all("failed")] == ["query_failed", "invalid_plan"]
+    assert talk.all("opened") == [{"type": "opened", "python": False}]
+    assert talk.messages[-1][0] == {"type": "idle"}
+
+
+def test_a_query_that_lost_its_task_before_its_turn_is_left_out(engine: Engine, tmp_path: Path, results: Path) -> None:
+    def hold_until_the_message_was_read(value: int) -> int:
+        import gc
+        import time
+
+        [session] = [thing for thing in gc.get_objects() if type(thing).__name__ == "Session"]
+        open(f"{tmp_path}/begun", "w").close()
+        deadline = time.monotonic() + 60
+        while "task_1" in session.waiting and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return value
+
+    def leave_a_trace(value: int) -> int:
+        open(f"{tmp_path}/trace", "w").close()
+        return value
+
+    def query(function: Any) -> bytes:
+        return serialize(pl.LazyFrame({"a": [1]}).select(pl.col("a").map_elements(function, return_dtype=pl.Int64)))
+
+    plans = [query(hold_until_the_message_was_read), query(leave_a_trace), serialize(pl.LazyFrame({"a": [5]}))]
+    engine.send(many_message(results, plans), b"".join(plans))
+    wait_for(tmp_path / "begun")
+    engine.send({"type": "abandon", "taskId": "task_1"})
+    answers = []
+    while (message := engine.receive()[0])["type"] != "idle":
+        answers += [(message["taskId"], message["type"])] if "usage" in message else []
+    assert answers == [("task_0", "done"), ("task_1", "failed"), ("task_2", "done")]
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tasks"), [([4], 2), ([2, 1], 2), ([5], 1), ([1, 1, 2], 2), ([1] * 65, 65)], ids=str
+)
+def test_plans_that_are_not_those_of_the_tasks_are_refused(results: Path, sizes: list[int], tasks: int) -> None:
     with Engine() as engine:
-        engine.send(run_message(results, tasks=[task("task_1"), task("task_2")]), serialize(pl.LazyFrame({"a": [1]})))
-        with pytest.raises(EngineGone, match="2 tasks"):
+        message = run_message(results, tasks=[task(f"task_{number}") for number in range(tasks)])
+        engine.send({**message, "plan": {"kind": "dsl", "bytes": sizes}}, b"abcd" if tasks < 65 else b"a" * 65)
+        with pytest.raises(EngineGone, match=r"plans of a query run|65 tasks"):
             engine.receive()
 
 
@@ -148,4 +205,4 @@ def test_modules_of_the_working_directory_are_imported_afresh_by_every_run(
     for value in (11, 22):
         (tmp_path / "frazil_test_local.py").write_text(f"VALUE = {value}\n{'#' * value}\n")
         talk = engine.converse(run_message(results, cwd=str(tmp_path)), plan)
-        assert pl.read_ipc(talk.head).item() == value
+        assert pl.read_ipc_stream(talk.head).item() == value

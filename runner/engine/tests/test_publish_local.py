@@ -232,10 +232,11 @@ def stage(engine: Engine, results: Path, destination: Path, mode: str) -> Messag
 def stage_here(results: Path, destination: Path, mode: str) -> Message:
     """The same in this process, which is faster."""
     from frazil_engine.destinations import Staging
-    from frazil_engine.protocol import read_run
+    from frazil_engine.protocol import read_runs
     from frazil_engine.sinks import write_result
 
-    run = read_run(run_message(results, destination=str(destination), format="parquet", mode=mode), b"")
+    message = run_message(results, destination=str(destination), format="parquet", mode=mode)
+    [run] = read_runs({**message, "plan": {"kind": "dsl", "bytes": [0]}}, b"")
     staging = Staging(run, run.tasks[0])
     return staging.seal(write_result(NEW.lazy(), staging.target, "parquet", {}, "streaming", 0), [])
 
@@ -335,7 +336,7 @@ def test_another_engine_finishes_the_publishing(engine: Engine, results: Path, t
         talk = engine.converse(republish)
         result = talk.one("done")["result"]
         assert result["rows"] == 3 and result["schema"] == [{"name": "a", "dtype": "Int64"}]
-        assert_frame_equal(pl.read_ipc(talk.head), NEW)
+        assert_frame_equal(pl.read_ipc_stream(talk.head), NEW)
         assert tree(tmp_path / "d") == ["out/part-0.parquet"]
 
 

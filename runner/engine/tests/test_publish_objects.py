@@ -98,7 +98,7 @@ def test_a_result_is_written_with_the_options_of_the_destination(
     result = talk.one("done")["result"]
     assert result["locations"] == [f"s3://{BUCKET}/{prefix}/{format}/part-0.{extension}"]
     assert result["rows"] == 3
-    assert_frame_equal(pl.read_ipc(talk.head), NEW)
+    assert_frame_equal(pl.read_ipc_stream(talk.head), NEW)
     assert keys(options, f"{prefix}/") == [f"{prefix}/{format}/part-0.{extension}"]
     assert keys(options, ".frazil-staging/") == []
     read = {"parquet": pl.scan_parquet, "csv": pl.scan_csv, "ipc": pl.scan_ipc, "ndjson": pl.scan_ndjson}[format]
@@ -109,7 +109,7 @@ def test_a_result_is_written_with_the_options_of_the_destination(
 def test_a_results_location_in_a_store_uses_the_nodes_own_credentials(
     engine: Engine, options: dict[str, str], prefix: str, format: str
 ) -> None:
-    talk = engine.converse(run_message(f"s3://{BUCKET}/{prefix}", format=format), serialize(NEW.lazy()))
+    talk = engine.converse(run_message(f"s3://{BUCKET}/{prefix}", format=format, engine="streaming"), serialize(NEW.lazy()))
     location = talk.one("done")["result"]["locations"][0]
     assert location == f"s3://{BUCKET}/{prefix}/job_1/task_1/1.{'arrow' if format == 'ipc' else 'csv'}"
     scan = pl.scan_ipc if format == "ipc" else pl.scan_csv
@@ -198,7 +198,7 @@ def test_a_failed_query_leaves_nothing(
 
     message = run_message(results, destination=f"s3://{BUCKET}/{prefix}/out", format=format, storageOptions=options)
     engine.converse(message, serialize(NEW.lazy().map_batches(fail))).one("failed")
-    engine.converse(run_message(f"s3://{BUCKET}/{prefix}", format=format), serialize(NEW.lazy().map_batches(fail))).one(
+    engine.converse(run_message(f"s3://{BUCKET}/{prefix}", format=format, engine="streaming"), serialize(NEW.lazy().map_batches(fail))).one(
         "failed"
     )
     assert keys(options, f"{prefix}/") == [] and keys(options, ".frazil-staging/") == []
@@ -216,13 +216,13 @@ def test_a_bucket_that_is_not_there_is_the_callers_mistake_and_no_secret_is_told
 def stage(results: Path, options: dict[str, str], destination: str, mode: str) -> Message:
     """An output staged in this process. Gives the manifest."""
     from frazil_engine.destinations import Staging
-    from frazil_engine.protocol import read_run
+    from frazil_engine.protocol import read_runs
     from frazil_engine.sinks import write_result
 
     message = run_message(
         results, destination=f"s3://{BUCKET}/{destination}", format="parquet", mode=mode, storageOptions=options
     )
-    run = read_run(message, b"")
+    [run] = read_runs({**message, "plan": {"kind": "dsl", "bytes": [0]}}, b"")
     staging = Staging(run, run.tasks[0])
     return staging.seal(write_result(NEW.lazy(), staging.target, "parquet", {}, "streaming", 0), [])
 

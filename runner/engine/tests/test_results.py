@@ -24,10 +24,16 @@ def read(location: str) -> pl.DataFrame:
     return decode_frame(pl.scan_ipc(location, glob=False)).collect()
 
 
+def read_result(talk: Conversation) -> pl.DataFrame:
+    """The result from its file, or from the head that is all of it."""
+    locations = talk.one("done")["result"]["locations"]
+    return read(locations[0]) if locations else read_head(talk.head)
+
+
 def read_head(head: bytes) -> pl.DataFrame:
     from frazil_engine.carriers import decode_frame
 
-    return decode_frame(pl.read_ipc(io.BytesIO(head)).lazy()).collect()
+    return decode_frame(pl.read_ipc_stream(io.BytesIO(head)).lazy()).collect()
 
 
 def assert_same(found: pl.DataFrame, expected: pl.DataFrame) -> None:
@@ -49,18 +55,28 @@ def source_of(frame: pl.DataFrame) -> pl.LazyFrame:
     return decode_frame(encode_frame(frame.lazy()).collect().lazy())
 
 
-@pytest.mark.parametrize("choice", ["streaming", "in-memory"])
+# Kept with its task, and in a file that either engine has written.
+CHOICES: dict[str, dict[str, Any]] = {
+    "kept": {},
+    "streaming": {"engine": "streaming"},
+    "in-memory": {"engine": "in-memory", "options": {"compression": "uncompressed"}},
+}
+
+
+@pytest.mark.parametrize("choice", list(CHOICES))
 @pytest.mark.parametrize("case", list(every_dtype.columns()))
 def test_every_type_comes_back_as_it_was(engine: Engine, results: Path, case: str, choice: str) -> None:
     full = every_dtype.columns()[case].to_frame()
     for expected in (full, full.clear(), full.head(1)):
-        talk = run(engine, results, source_of(expected), engine=choice)
+        talk = run(engine, results, source_of(expected), **CHOICES[choice])
         result = talk.one("done")["result"]
-        assert_same(read(result["locations"][0]), expected)
+        assert_same(read_result(talk), expected)
         assert_same(read_head(talk.head), expected)
         assert result["rows"] == expected.height
         assert result["schema"] == [{"name": "column", "dtype": str(expected.schema["column"])}]
-        assert result["bytes"] == Path(result["locations"][0]).stat().st_size
+        assert bool(result["locations"]) == (choice != "kept")
+        files = [Path(location).stat().st_size for location in result["locations"]]
+        assert result["bytes"] == sum(files, start=0 if files else len(talk.head))
 
 
 @pytest.mark.smoke
@@ -68,15 +84,16 @@ def test_every_type_comes_back_together(engine: Engine, results: Path) -> None:
     columns = {case: column for case, column in every_dtype.columns().items() if len(column) == 3}
     expected = pl.DataFrame([column.alias(case) for case, column in columns.items()])
     talk = run(engine, results, source_of(expected))
-    assert_same(read(talk.one("done")["result"]["locations"][0]), expected)
+    assert_same(read_result(talk), expected)
 
 
 @pytest.mark.smoke
 def test_names_of_every_kind_come_back(engine: Engine, results: Path) -> None:
     expected = pl.DataFrame({"": [1], "ü 漢字": [2], "a\n\"'\\": [3], "^x$": [4], "frazil:array[0]": [5], " ": [6]})
-    result = run(engine, results, expected.lazy()).one("done")["result"]
-    assert_same(read(result["locations"][0]), expected)
-    assert [column["name"] for column in result["schema"]] == expected.columns
+    for choice in ("auto", "streaming"):
+        talk = run(engine, results, expected.lazy(), engine=choice)
+        assert_same(read_result(talk), expected)
+        assert [column["name"] for column in talk.one("done")["result"]["schema"]] == expected.columns
 
 
 @pytest.mark.smoke
@@ -98,8 +115,33 @@ def test_no_columns_keep_their_height_where_polars_has_one(engine: Engine, resul
     assert read(talk.one("done")["result"]["locations"][0]).shape == expected.shape
 
 
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pl.LazyFrame({"a": range(101)}),
+        pl.LazyFrame({"a": ["x" * 70_000]}),
+        pl.LazyFrame({"a": [[1] * 9]}).explode("a"),
+        pl.LazyFrame({"a": [1]}).join(pl.LazyFrame({"b": [1]}), how="cross"),
+        pl.LazyFrame({"a": [1]}).select(pl.int_range(5)),
+    ],
+    ids=["too many rows", "too many bytes", "explode", "join", "range"],
+)
+def test_a_result_that_is_not_small_or_a_query_that_could_grow_has_a_file(
+    engine: Engine, results: Path, frame: pl.LazyFrame
+) -> None:
+    talk = run(engine, results, frame)
+    [location] = talk.one("done")["result"]["locations"]
+    assert_same(read(location), frame.collect())
+
+
+def test_no_result_is_kept_where_no_head_is_wanted(engine: Engine, results: Path) -> None:
+    result = run(engine, results, pl.LazyFrame({"a": [1]}), headBytesMax=0).one("done")["result"]
+    assert read(result["locations"][0]).item() == 1
+
+
 def test_nothing_lies_beside_a_result(engine: Engine, results: Path) -> None:
-    run(engine, results, pl.LazyFrame({"a": [1]})).one("done")
+    run(engine, results, pl.LazyFrame({"a": [1]}), engine="streaming").one("done")
     run(
         engine,
         results,

@@ -20,6 +20,7 @@ WARNING_CATEGORY_CHARS_MAX = 200
 WARNING_MESSAGE_CHARS_MAX = 4_000
 PHASE_CHARS_MAX = 200
 KEYS_PER_RUN_MAX = 1_000
+QUERIES_PER_RUN_MAX = 64
 
 # The longest chain of plan nodes. Polars walks a plan recursively, so that a longer one can exhaust the stack of the
 # process.
@@ -29,3 +30,5 @@ PLAN_NODES_MAX = 1_000_000
 HEAD_READ_BYTES_MAX = 64 * MIB
 # A directory larger than this is not replaced by mode "overwrite".
 REPLACED_ENTRIES_MAX = 100_000
+# A plan that carries so little may be run in memory.
+LIGHT_PLAN_BYTES_MAX = 64 * 1024

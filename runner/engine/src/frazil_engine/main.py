@@ -18,7 +18,7 @@ READ_FD = 3
 WRITE_FD = 4
 EXIT_OF_FAULT = 2
 
-Work = Run | Republish
+Work = list[Run] | Republish
 
 
 def main() -> None:
@@ -30,8 +30,8 @@ def main() -> None:
     channel.send({"type": "ready", "python": platform.python_version(), "polars": pl.__version__, "pid": os.getpid()})
     while True:
         item = work.get()
-        if isinstance(item, Run):
-            runs.serve_run(session, item)
+        if isinstance(item, list):
+            runs.serve_runs(session, item)
         else:
             runs.serve_republish(session, item)
         del item
@@ -44,11 +44,14 @@ def read_messages(session: Session, work: queue.SimpleQueue[Work]) -> None:
             message, body = received
             kind = message["type"]
             if kind == "run":
-                work.put(protocol.read_run(message, body))
+                runs_of_message = protocol.read_runs(message, body)
+                session.await_turns(runs_of_message)
+                work.put(runs_of_message)
+                del runs_of_message
             elif kind == "republish":
                 work.put(protocol.read_republish(message))
             elif kind in ("publish", "abandon"):
-                session.events.put(Decision(protocol.take(message, "taskId", str), kind))
+                session.decide(Decision(protocol.take(message, "taskId", str), kind))
             elif kind == "exit":
                 break
             else:

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from frazil_engine import carriers, destinations
+from frazil_engine import carriers, destinations, kept
 from frazil_engine.destinations import Staging
 from frazil_engine.errors import Failure, describe_error, secret_values
 from frazil_engine.logs import TaskLog, list_warnings
@@ -68,6 +68,12 @@ def run_and_write(run: Run, task: Task, frame: pl.LazyFrame, log: TaskLog) -> Ou
     check_schema(frame.collect_schema(), output.format, may_carry=is_result_file)
     if is_result_file and output.format == "ipc":
         frame = carriers.encode_frame(frame)
+    if kept.is_light(run):
+        collected = frame.collect(engine="in-memory")
+        whole = kept.keep_whole(collected, run.head_bytes_max)
+        if whole is not None:
+            return done(task, [], whole, list_warnings(log))
+        frame, engine = collected.lazy(), "in-memory"
 
     def write(target: Any) -> Written:
         return write_result(frame, target, output.format, options, engine, run.head_bytes_max)

@@ -51,11 +51,7 @@ def parse_place(text: str, cwd: str | None) -> Place:
 
 
 def local_target(path: str) -> Target:
-    def read() -> bytes:
-        with open(path, "rb") as file:
-            return file.read()
-
-    return Target(path, None, lambda: open(path, "wb"), lambda: os.stat(path).st_size, read)
+    return Target(path, None, lambda: open(path, "wb"), lambda: os.stat(path).st_size)
 
 
 def object_target(place: ObjectPlace, storage_options: dict[str, str]) -> Target:

@@ -8,10 +8,10 @@ import json
 import os
 import struct
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from frazil_engine.limits import ENGINE_FRAME_BYTES_MAX, HEADER_BYTES_MAX, KEYS_PER_RUN_MAX
+from frazil_engine.limits import ENGINE_FRAME_BYTES_MAX, HEADER_BYTES_MAX, KEYS_PER_RUN_MAX, QUERIES_PER_RUN_MAX
 
 LENGTHS = struct.Struct("<II")
 Json = Any
@@ -62,7 +62,7 @@ class PartitionBy:
 
 @dataclass(frozen=True)
 class Run:
-    """One `run` message with its body."""
+    """One plan to run, for one task or for those of its keys."""
 
     kind: str
     job_id: str
@@ -160,19 +160,37 @@ class Channel:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def read_run(message: Message, body: bytes) -> Run:
-    """Checks a `run` message and gives it its types."""
-    output = take(message, "output", dict)
-    kind = choose(message, "kind", ("query", "split", "key"))
+TASKS_PER_RUN_MAX = {"query": QUERIES_PER_RUN_MAX, "split": 1, "key": KEYS_PER_RUN_MAX}
+
+
+def read_runs(message: Message, body: bytes) -> list[Run]:
+    """Checks a `run` message and gives it its types: one run for each plan in the body."""
+    kind = choose(message, "kind", tuple(TASKS_PER_RUN_MAX))
     tasks = [read_task(task) for task in take(message, "tasks", list)]
-    if not tasks or len(tasks) > KEYS_PER_RUN_MAX or (kind != "key" and len(tasks) != 1):
+    sizes = take(take(message, "plan", dict), "bytes", list)
+    if not 0 < len(tasks) <= TASKS_PER_RUN_MAX[kind]:
         raise ProtocolFault(f"A {kind} run can't have {len(tasks)} tasks.")
+    if len(sizes) != (len(tasks) if kind == "query" else 1) or sum(sizes) != len(body):
+        raise ProtocolFault(f"The plans of a {kind} run are not those of its tasks.")
+    if len(sizes) == 1:
+        return [read_run(message, kind, tasks, body)]
+    first = read_run(message, kind, tasks[:1], body[: sizes[0]])
+    runs = [first]
+    at = sizes[0]
+    for task, size in zip(tasks[1:], sizes[1:], strict=True):
+        runs.append(replace(first, tasks=[task], plan=body[at : at + size]))
+        at += size
+    return runs
+
+
+def read_run(message: Message, kind: str, tasks: list[Task], plan: bytes) -> Run:
+    output = take(message, "output", dict)
     return Run(
         kind=kind,
         job_id=take(message, "jobId", str),
         tasks=tasks,
         plan_kind=choose(take(message, "plan", dict), "kind", ("dsl", "sql")),
-        plan=body,
+        plan=plan,
         engine=choose(message, "engine", ("auto", "streaming", "in-memory", "gpu")),
         output=Output(
             format=choose(output, "format", ("parquet", "csv", "ipc", "ndjson")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from frazil_engine import outcomes
-from frazil_engine.errors import secret_values
+from frazil_engine.errors import Failure, secret_values
 from frazil_engine.opening import open_plan
 from frazil_engine.outcomes import Answer, Outcome, Staged, fail, settle, write_task
 from frazil_engine.protocol import Republish, Run, Task
@@ -11,8 +11,19 @@ from frazil_engine.session import Clock, Decision, Session, set_seeds, working_d
 from frazil_engine.user_code import last_exception
 
 
+def serve_runs(session: Session, runs: list[Run]) -> None:
+    """Answers every task of the runs, which came together, in their order."""
+    for place, run in enumerate(runs):
+        if place == 0 or run.tasks[0].task_id in session.waiting:
+            serve_run(session, run)
+        else:
+            send_answer(session, fail(run.tasks[0], ABANDONED, set()), Clock().usage())
+
+
+ABANDONED = Failure("stale_attempt", "This attempt lost the task before it began.")
+
+
 def serve_run(session: Session, run: Run) -> None:
-    """Answers every task of the run."""
     session.forget_events()
     try:
         with working_directory(session, run.cwd):

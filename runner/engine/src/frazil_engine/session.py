@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from frazil_engine.logs import Logs
-from frazil_engine.protocol import Channel
+from frazil_engine.protocol import Channel, Run
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,26 @@ class Session:
     # What the run that is under way waits for: decisions on staged outputs, and outputs that its workers have staged or
     # failed to.
     events: queue.SimpleQueue[Event] = field(default_factory=queue.SimpleQueue)
+    # Tasks of the run that are not begun yet.
+    waiting: set[str] = field(default_factory=set)
+    # What was announced last of the plans of the run.
+    said_python: bool | None = None
+
+    def await_turns(self, runs: list[Run]) -> None:
+        """Called by the reader of messages, before the runs are begun."""
+        self.said_python = None
+        self.waiting = {run.tasks[0].task_id for run in runs[1:]}
+
+    def decide(self, decision: Decision) -> None:
+        """Called by the reader of messages."""
+        if decision.verb == "abandon":
+            self.waiting.discard(decision.task_id)
+        self.events.put(decision)
 
     def announce_python(self, has_python: bool) -> None:
-        self.channel.send({"type": "opened", "python": has_python})
+        if has_python != self.said_python:
+            self.said_python = has_python
+            self.channel.send({"type": "opened", "python": has_python})
 
     def forget_events(self) -> None:
         """A decision that came after its task was answered concerns nobody."""
