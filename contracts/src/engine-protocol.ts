@@ -33,7 +33,10 @@ export const EngineRun = z.strictObject({
   kind: TaskKind,
   jobId: z.string(),
   tasks: z.array(TaskRef).min(1),
-  plan: z.strictObject({ kind: z.enum(["dsl", "sql"]), bytes: z.array(z.int().min(0)).describe("Sizes of the plans.") }),
+  plan: z.strictObject({
+    kind: z.enum(["dsl", "sql"]),
+    bytes: z.array(z.int().min(0)).describe("Sizes of the plans."),
+  }),
   engine: EngineChoice,
   output: Output,
   /** Directory or URL under which results without a destination are kept: `<resultsLocation>/<jobId>/<taskId>/<attempt>.<ext>`. */

@@ -1,6 +1,7 @@
 export * from "./compute-context.ts";
 export * from "./engine-protocol.ts";
 export * from "./errors.ts";
+export * from "./frames.ts";
 export * from "./ids.ts";
 export * from "./job-api.ts";
 export * from "./limits.ts";

@@ -7,7 +7,8 @@ import { TaskKind } from "./statuses.ts";
  * What a node's agent and the control plane say to each other.
  *
  * `POST /v1/agent/join` {joinToken} -> {nodeId, nodeToken}: once per node; the join token is single-use.
- * `GET  /v1/agent/connect` (WebSocket, Authorization: Bearer <nodeToken>): one connection, reopened with backoff. Text frames of JSON, <= 64 KiB.
+ * `GET  /v1/agent/connect` (WebSocket, Authorization: Bearer <nodeToken>): one connection, reopened with backoff. Text frames of JSON, <= 64 KiB: a message, or
+ *        an array of messages.
  * `POST /v1/agent/messages` (same token): the same `FromNode` messages, for one that is larger than a frame may be; body {messages: FromNode[]},
  *        answer {messages: ToNode[]} (the acknowledgements).
  * `POST /v1/agent/leases` {tasks: [{taskId, attempt}]} -> LeaseBatch: the content of a `lease_by_reference`.

@@ -4,6 +4,7 @@ import {
   type FromNode,
   JoinAnswer,
   LeaseBatch,
+  messagesOfFrame,
   NODE_ENV,
   NODE_MESSAGE_BYTES_MAX,
   type NodeLogLine,
@@ -111,7 +112,8 @@ function makeInbox(id: string, api: Api) {
     receiveFrame(data: Buffer) {
       // The agent would cut the connection at a larger one.
       if (data.length > NODE_MESSAGE_BYTES_MAX) fail(new Error(`a message of ${data.length} bytes came`));
-      receive(ToNode.parse(JSON.parse(data.toString("utf8")))).catch(fail);
+      for (const message of messagesOfFrame(JSON.parse(data.toString("utf8"))))
+        receive(ToNode.parse(message)).catch(fail);
     },
     takeMessage: (what: string, matches: (message: ToNode) => boolean, deadlineMs?: number) =>
       messages.take(`node ${id} gets ${what}`, matches, deadlineMs),

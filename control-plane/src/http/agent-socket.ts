@@ -1,6 +1,6 @@
 import type { IncomingMessage, Server } from "node:http";
 import type { Duplex } from "node:stream";
-import { FromNode, NODE_MESSAGE_BYTES_MAX, type ToNode } from "@frazil/contracts";
+import { FromNode, makeFrameWriter, messagesOfFrame, NODE_MESSAGE_BYTES_MAX, type ToNode } from "@frazil/contracts";
 import { type WebSocket, WebSocketServer } from "ws";
 import { hashShape } from "../domain/shape.ts";
 import type { ConnectedNode } from "../flow/deps.ts";
@@ -71,6 +71,7 @@ function endWithToken(
 }
 
 async function serve(deps: NodeDeps, node: ConnectedNode, connection: WebSocket): Promise<void> {
+  const writer = makeFrameWriter<ToNode>((frame) => connection.send(frame));
   const link: Link = {
     nodeId: node.id,
     clusterId: node.cluster_id,
@@ -79,6 +80,9 @@ async function serve(deps: NodeDeps, node: ConnectedNode, connection: WebSocket)
     slots: node.shape.cpus,
     send(message: ToNode) {
       if (connection.bufferedAmount > UNSENT_BYTES_MAX) return connection.terminate();
+      if (writer.write(message)) return;
+      // A long list of lost attempts: agents take more than they may send.
+      writer.flush();
       connection.send(JSON.stringify(message));
     },
   };
@@ -91,16 +95,19 @@ async function serve(deps: NodeDeps, node: ConnectedNode, connection: WebSocket)
   });
   connection.on("message", (data, isBinary) => {
     silence.refresh();
-    const message = isBinary ? undefined : FromNode.safeParse(parseMessage(String(data)));
-    if (!message?.success) {
-      deps.log.warn({ node: node.id, issues: message?.error.issues.slice(0, 3) }, "a node sent what is not a message");
-      return connection.close(1008, "not a message");
+    const frame = isBinary ? undefined : parseMessage(String(data));
+    for (const one of messagesOfFrame(frame)) {
+      const message = FromNode.safeParse(one);
+      if (!message.success) {
+        deps.log.warn({ node: node.id, issues: message.error.issues.slice(0, 3) }, "a node sent what is not a message");
+        return connection.close(1008, "not a message");
+      }
+      handle(deps, node, link, message.data).catch((error) => {
+        // The node says it again when it is not answered.
+        deps.log.error({ err: error, node: node.id, type: message.data.type }, "could not handle a node's message");
+        connection.close(1011, "could not handle a message");
+      });
     }
-    handle(deps, node, link, message.data).catch((error) => {
-      // The node says it again when it is not answered.
-      deps.log.error({ err: error, node: node.id, type: message.data.type }, "could not handle a node's message");
-      connection.close(1011, "could not handle a message");
-    });
   });
 }
 

@@ -12,6 +12,7 @@ import { createProgress } from "./progress.ts";
 import { receive } from "./receive.ts";
 import type { FinishedMessage, Spool } from "./spool.ts";
 import { createSupervisor } from "./supervisor.ts";
+import { createTaskTimes } from "./task-times.ts";
 
 export interface AgentDeps extends Pick<Node, "config" | "log" | "api" | "environments" | "pythons"> {
   readonly nodeToken: string;
@@ -49,6 +50,7 @@ export function startAgent(deps: AgentDeps): Agent {
       outbox: createOutbox({ send, spool: deps.spool, log }, deps.found),
       logs: createLogs({ send: api.sendLogs, log }),
       progress: createProgress(send),
+      times: createTaskTimes(),
       environments: deps.environments,
       dropAttempt: (ref) => void node.held.delete(attemptKey(ref)),
     },

@@ -1,4 +1,13 @@
-import { type AttemptRef, type FromNode, HELLO_HOLDING_MAX, NODE_MESSAGE_BYTES_MAX, ToNode } from "@frazil/contracts";
+import {
+  type AttemptRef,
+  type FrameWriter,
+  type FromNode,
+  HELLO_HOLDING_MAX,
+  makeFrameWriter,
+  messagesOfFrame,
+  NODE_MESSAGE_BYTES_MAX,
+  ToNode,
+} from "@frazil/contracts";
 import type { Logger } from "pino";
 import { WebSocket } from "ws";
 import { backoffMs } from "./backoff.ts";
@@ -43,6 +52,8 @@ export interface Connection {
 interface State {
   readonly deps: ConnectionDeps;
   socket: WebSocket | undefined;
+  /** Of the present socket. */
+  writer: FrameWriter<FromNode>;
   /** When `welcome` came over the present connection; undefined while there is none. */
   upAt: number | undefined;
   heardAt: number;
@@ -57,6 +68,7 @@ export function openConnection(deps: ConnectionDeps): Connection {
   const state: State = {
     deps,
     socket: undefined,
+    writer: makeFrameWriter(() => {}),
     upAt: undefined,
     heardAt: performance.now(),
     failures: 0,
@@ -69,7 +81,7 @@ export function openConnection(deps: ConnectionDeps): Connection {
   return {
     send(message) {
       if (state.upAt === undefined || state.socket?.readyState !== WebSocket.OPEN) return false;
-      transmit(state, state.socket, message);
+      transmit(state, message);
       return true;
     },
     isUp: () => state.upAt !== undefined,
@@ -86,7 +98,13 @@ function connect(state: State): void {
     perMessageDeflate: false,
   });
   state.socket = socket;
-  socket.on("open", () => greet(state, socket));
+  state.writer = makeFrameWriter((frame) => {
+    if (socket.readyState !== WebSocket.OPEN) return;
+    socket.send(frame, (error) => {
+      if (error) deps.log.debug({ error: error.message }, "message not sent");
+    });
+  });
+  socket.on("open", () => greet(state));
   socket.on("message", (data) => receiveText(state, String(data)));
   socket.on("unexpected-response", (request, response) => {
     request.destroy();
@@ -98,10 +116,10 @@ function connect(state: State): void {
 }
 
 /** The frame that opens a connection has its limit too: a node that holds more names the rest in a heartbeat, right behind it. */
-function greet(state: State, socket: WebSocket): void {
+function greet(state: State): void {
   const holding = state.deps.holding();
-  transmit(state, socket, { type: "hello", holding: holding.slice(0, HELLO_HOLDING_MAX) });
-  if (holding.length > HELLO_HOLDING_MAX) transmit(state, socket, state.deps.heartbeat());
+  transmit(state, { type: "hello", holding: holding.slice(0, HELLO_HOLDING_MAX) });
+  if (holding.length > HELLO_HOLDING_MAX) transmit(state, state.deps.heartbeat());
 }
 
 function lose(state: State, from: WebSocket): void {
@@ -128,14 +146,16 @@ function checkBeat(state: State): void {
     socket.terminate();
     lose(state, socket);
   } else if (state.upAt !== undefined) {
-    transmit(state, socket, deps.heartbeat());
+    transmit(state, deps.heartbeat());
   }
 }
 
 function receiveText(state: State, text: string): void {
-  const message = ToNode.safeParse(parseJson(text));
-  if (message.success) receive(state, message.data);
-  else state.deps.log.error({ issue: message.error.issues[0]?.message }, "not a message of the control plane's");
+  for (const one of messagesOfFrame(parseJson(text))) {
+    const message = ToNode.safeParse(one);
+    if (message.success) receive(state, message.data);
+    else state.deps.log.error({ issue: message.error.issues[0]?.message }, "not a message of the control plane's");
+  }
 }
 
 function receive(state: State, message: ToNode): void {
@@ -144,15 +164,8 @@ function receive(state: State, message: ToNode): void {
   state.deps.onMessage(message);
 }
 
-function transmit(state: State, socket: WebSocket, message: FromNode): void {
-  const text = JSON.stringify(message);
-  // UTF-8 needs at most three bytes for a UTF-16 unit: most messages need no counting.
-  if (text.length * 3 <= NODE_MESSAGE_BYTES_MAX || Buffer.byteLength(text) <= NODE_MESSAGE_BYTES_MAX) {
-    socket.send(text, (error) => {
-      if (error) state.deps.log.debug({ error: error.message }, "message not sent");
-    });
-    return;
-  }
+function transmit(state: State, message: FromNode): void {
+  if (state.writer.write(message)) return;
   state.deps.api.sendMessages([message]).then(
     (answers) => {
       for (const answer of answers) receive(state, answer);
@@ -173,5 +186,6 @@ function close(state: State): void {
   state.upAt = undefined;
   clearInterval(state.beat);
   clearTimeout(state.retry);
+  state.writer.flush();
   state.socket?.close(1000);
 }

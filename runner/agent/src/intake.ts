@@ -33,11 +33,11 @@ function newRun(node: Node, template: RunTemplate, run: Run): ActiveRun {
   const tasks = new Map<string, TaskState>();
   for (const ref of run.tasks) {
     if (node.held.has(attemptKey(ref)) || node.runDeps.outbox.has(ref)) continue;
-    tasks.set(ref.taskId, { ref, status: "open", logOpen: true });
+    tasks.set(ref.taskId, { ref, status: "open", heard: false, logOpen: true });
   }
   return {
     template,
-    run,
+    leased: [run],
     slots,
     shareBytes: memoryShareBytes(node.size.memoryMiB, slots, node.size.slots),
     tasks,
@@ -60,7 +60,7 @@ function refuseLater(node: Node, run: ActiveRun): void {
 /** Finds or makes the environment that the run needs; it takes no slot meanwhile. */
 function prepare(node: Node, run: ActiveRun): void {
   const { template } = run;
-  const needsPython = template.hasPython && run.run.publish === null;
+  const needsPython = template.hasPython && run.leased[0].publish === null;
   const choice = choosePython(node.pythons, template.python, needsPython);
   if (choice.kind === "unsupported") {
     const error = { code: "unsupported_python", message: choice.message, hint: choice.hint } as const;

@@ -20,6 +20,7 @@ import { outcomeOfEnd, outcomeOfFailedStart, type Stop } from "./outcomes.ts";
 import type { Plans } from "./plans.ts";
 import type { Progress } from "./progress.ts";
 import type { Supervisor, Watch } from "./supervisor.ts";
+import type { TaskTimes } from "./task-times.ts";
 
 /** Once its time is over, a run that only waits for its publishing has this much longer. */
 const PUBLISHING_WITHIN_MS = 600_000;
@@ -33,14 +34,17 @@ export interface TaskState {
   readonly ref: TaskRef;
   /** `answered`: its outcome is decided, and nothing more of it is listened to. */
   status: "open" | "staged" | "publishing" | "answered";
+  /** The engine has done with it, whether or not anyone still listened. */
+  heard: boolean;
   /** Output of the engine may still be this task's. */
   logOpen: boolean;
 }
 
-/** One lease as this node carries it out. */
+/** What one engine is given at once, as this node carries it out. */
 export interface ActiveRun {
   readonly template: RunTemplate;
-  readonly run: Run;
+  /** As it was leased: one run, or several short queries of one job, which are run one behind the other. */
+  readonly leased: readonly [Run, ...Run[]];
   readonly slots: number;
   readonly shareBytes: number;
   readonly tasks: ReadonlyMap<string, TaskState>;
@@ -60,31 +64,53 @@ export interface RunDeps {
   readonly outbox: Outbox;
   readonly logs: Logs;
   readonly progress: Progress;
+  readonly times: TaskTimes;
   readonly environments: Pick<Environments, "forget">;
   /** The attempt has its outcome in the outbox, or is no longer this node's. */
   dropAttempt(ref: AttemptRef): void;
 }
 
-/** Takes the run from a free slot to an answer for each of its tasks. Never throws. */
-export async function carryOut(deps: RunDeps, run: ActiveRun): Promise<void> {
+/**
+ * Takes the run from a free slot to an answer for each of its tasks, but for those it returns: queries whose turn had not come when their engine ended
+ * with another one. Never throws.
+ */
+export async function carryOut(deps: RunDeps, run: ActiveRun): Promise<readonly TaskState[]> {
+  let again: readonly TaskState[] = [];
   try {
-    const plan = run.run.publish === null ? await deps.plans.bytesOf(run.run) : NO_BODY;
-    if (isCalledOff(run)) return;
+    const plans = await plansOf(deps, run);
+    if (isCalledOff(run)) return again;
     const engine = await deps.engines.take(run.order as EngineOrder);
     if (isCalledOff(run)) {
       deps.engines.giveBack(engine, run.shareBytes);
-      return;
+      return again;
     }
     run.engine = engine;
-    await converse(deps, run, engine, plan);
+    again = await converse(deps, run, engine, plans);
   } catch (error) {
     // Whatever is wrong with it, the next run looks for itself.
     if (run.order !== undefined) deps.environments.forget(run.order.environmentKey);
     if (!isCalledOff(run)) answerOpenTasks(deps, run, outcomeOfFailedStart(error));
   } finally {
     run.engine = undefined;
-    answerOpenTasks(deps, run, { kind: "released" });
+    for (const task of openTasks(run)) if (!again.includes(task)) answer(deps, run, task, { kind: "released" }, null);
   }
+  return again;
+}
+
+type PlansByTask = ReadonlyMap<string, Buffer>;
+
+/** By the first task of each leased run. */
+async function plansOf(deps: Pick<RunDeps, "plans">, run: ActiveRun): Promise<PlansByTask> {
+  const plans = new Map<string, Buffer>();
+  for (const leased of run.leased) {
+    const bytes = leased.publish === null ? deps.plans.bytesOf(leased) : NO_BODY;
+    plans.set(firstTaskOf(leased), bytes instanceof Promise ? await bytes : bytes);
+  }
+  return plans;
+}
+
+function firstTaskOf(leased: Run): string {
+  return (leased.tasks[0] as TaskRef).taskId;
 }
 
 /** The same outcome for every task of the run that has none. */
@@ -107,8 +133,8 @@ function hasWork(run: ActiveRun): boolean {
   return false;
 }
 
-/** From `run` to `idle`, or to the end of the engine. */
-function converse(deps: RunDeps, run: ActiveRun, engine: Engine, plan: Buffer): Promise<void> {
+/** From `run` to `idle`, or to the end of the engine. Resolves to the tasks that it could not come to. */
+function converse(deps: RunDeps, run: ActiveRun, engine: Engine, plans: PlansByTask): Promise<readonly TaskState[]> {
   return new Promise((resolve) => {
     const watch = deps.supervisor.watch(engine, run.shareBytes, (excess) => stopRun(deps, run, excess));
     const timeOut = () => stopRun(deps, run, { kind: "timed_out", timeoutMs: run.template.timeoutMs });
@@ -126,13 +152,13 @@ function converse(deps: RunDeps, run: ActiveRun, engine: Engine, plan: Buffer): 
     function over(): void {
       clearTimeout(deadline);
       watch.end();
-      resolve();
     }
 
     function onIdle(): void {
       over();
       answerOpenTasks(deps, run, outcomeOfEnd(SILENT_END, undefined));
       deps.engines.giveBack(engine, run.shareBytes);
+      resolve([]);
     }
 
     engine.process.events = {
@@ -142,7 +168,9 @@ function converse(deps: RunDeps, run: ActiveRun, engine: Engine, plan: Buffer): 
           return;
         }
         hear(deps, run, engine, watch, message, body);
-        if ("usage" in message && !hasWork(run)) finish();
+        if (!("usage" in message)) return;
+        if (!hasWork(run)) finish();
+        else if (isMany(run)) deadline.refresh();
       },
       onOutput(stream, chunk) {
         const task = firstListening(run);
@@ -150,38 +178,63 @@ function converse(deps: RunDeps, run: ActiveRun, engine: Engine, plan: Buffer): 
       },
       onEnd(end) {
         over();
+        const again = unbegun(run);
         for (const task of openTasks(run))
-          answer(deps, run, task, outcomeOfLost(task, end, run.stopped), usageOfLost(watch));
+          if (!again.includes(task)) answer(deps, run, task, outcomeOfLost(task, end, run.stopped), usageOfLost(watch));
+        resolve(again);
       },
     };
     // Said again by the engine when it has opened the plan; until then the client's word counts.
     if (run.template.hasPython) engine.user = run.template.user;
-    engine.process.send(messageFor(run), plan);
+    for (const task of run.tasks.values()) task.heard = task.status === "answered";
+    const parts = openTasks(run).flatMap((task) => plans.get(task.ref.taskId) ?? []);
+    // Keys share the plan of the run, whichever of them are left.
+    const bodies = isMany(run) ? parts : [...plans.values()];
+    engine.process.send(messageFor(run, bodies), bodies.length === 1 ? bodies[0] : Buffer.concat(bodies));
     deps.outbox.started(openTasks(run).map((task) => task.ref));
   });
+}
+
+/** Queries that go to the engine together, each with a plan of its own. */
+function isMany(run: ActiveRun): boolean {
+  return run.leased.length > 1;
+}
+
+/** The task that the engine is at: it answers in order. */
+function currentOf(run: ActiveRun): TaskState | undefined {
+  for (const task of run.tasks.values()) if (!task.heard) return task;
+  return undefined;
+}
+
+/** Queries that are not to blame for the end of their engine. Those of a node that drains are given back with the rest. */
+function unbegun(run: ActiveRun): readonly TaskState[] {
+  if (!isMany(run) || run.stopped?.kind === "draining") return [];
+  const current = currentOf(run);
+  return openTasks(run).filter((task) => task !== current);
 }
 
 /** The engine ended the run without an answer for each task: as good as an engine that is gone. */
 const SILENT_END: EngineEnd = { exitCode: null, signal: null, broke: "the run ended without an answer for this task" };
 
-function messageFor(run: ActiveRun): ToEngine {
+function messageFor(run: ActiveRun, plans: readonly Buffer[]): ToEngine {
   const { template } = run;
-  if (run.run.publish !== null) {
+  const [first] = run.leased;
+  if (first.publish !== null) {
     return {
       type: "republish",
       jobId: template.jobId,
-      task: run.run.tasks[0] as TaskRef,
-      manifest: run.run.publish.manifest,
+      task: first.tasks[0] as TaskRef,
+      manifest: first.publish.manifest,
       storageOptions: template.output.storageOptions,
       cwd: template.cwd,
     };
   }
   return {
     type: "run",
-    kind: run.run.kind,
+    kind: first.kind,
     jobId: template.jobId,
     tasks: openTasks(run).map((task) => task.ref),
-    plan: { kind: run.run.planKind },
+    plan: { kind: first.planKind, bytes: plans.map((plan) => plan.length) },
     engine: template.engine,
     output: template.output,
     resultsLocation: template.resultsLocation,
@@ -210,6 +263,7 @@ function hear(deps: RunDeps, run: ActiveRun, engine: Engine, watch: Watch, messa
     return;
   }
   const task = message.taskId === null ? firstListening(run) : run.tasks.get(message.taskId);
+  if (task !== undefined && "usage" in message) task.heard = true;
   // Cancelled or abandoned: whatever the engine still says of it, nobody is to hear.
   if (task === undefined || task.status === "answered") return;
   if (message.type === "log") deps.logs.writeLine(task.ref, message.stream, message.text);
@@ -217,6 +271,7 @@ function hear(deps: RunDeps, run: ActiveRun, engine: Engine, watch: Watch, messa
   else if (message.type === "staged") offer(deps, task, message.manifest);
   else {
     watch.refresh();
+    deps.times.learn(run.template.jobId, message.usage.wallMs);
     answer(deps, run, task, outcomeOf(message, body), { ...message.usage, peakMemoryBytes: watch.peakBytes });
   }
 }
@@ -314,6 +369,11 @@ function releaseEngine(deps: RunDeps, run: ActiveRun, task: TaskState, status: "
   const engine = run.engine;
   if (engine === undefined) return;
   const others = hasWork(run);
+  // Many queries wait for the one that nobody wants any more: they go to another engine.
+  if (others && isMany(run) && task === currentOf(run)) {
+    deps.engines.kill(engine);
+    return;
+  }
   if (others || status === "staged") engine.process.send({ type: "abandon", taskId: task.ref.taskId });
   if (others) return;
   const end = () => {

@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { FromNode, type LeaseBatch, type NodeLogLine, type ToNode } from "@frazil/contracts";
+import { FromNode, type LeaseBatch, messagesOfFrame, type NodeLogLine, type ToNode } from "@frazil/contracts";
 import { type WebSocket, WebSocketServer } from "ws";
 
 export type FinishedMessage = Extract<FromNode, { type: "finished" }>;
@@ -83,7 +83,8 @@ export async function startFakeControlPlane(): Promise<FakeControlPlane> {
       opened.on("message", (data) => {
         const text = String(data);
         plane.largestFrameBytes = Math.max(plane.largestFrameBytes, Buffer.byteLength(text));
-        for (const answer of answersTo(plane, FromNode.parse(JSON.parse(text)))) opened.send(JSON.stringify(answer));
+        for (const message of messagesOfFrame(JSON.parse(text)))
+          for (const answer of answersTo(plane, FromNode.parse(message))) opened.send(JSON.stringify(answer));
       });
     });
   });
