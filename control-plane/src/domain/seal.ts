@@ -1,4 +1,4 @@
-import { createCipheriv, createDecipheriv, createHash, createHmac, randomBytes } from "node:crypto";
+import { createCipheriv, createDecipheriv, createHash, createHmac, createSecretKey, randomBytes } from "node:crypto";
 
 /** AES-256-GCM: 12 bytes nonce, 16 bytes tag, ciphertext. `owner` (a workspace id) is authenticated: a row moved to another workspace won't open. */
 const NONCE_BYTES = 12;
@@ -11,8 +11,10 @@ export interface Sealer {
   hash(plain: Uint8Array, owner: string): Buffer;
 }
 
-export function makeSealer(key: Buffer): Sealer {
-  const hashKey = createHash("sha256").update("frazil content hash\0").update(key).digest();
+export function makeSealer(keyBytes: Buffer): Sealer {
+  // Made once: a key that is given as bytes is taken in anew for each plan.
+  const key = createSecretKey(keyBytes);
+  const hashKey = createSecretKey(createHash("sha256").update("frazil content hash\0").update(keyBytes).digest());
   return {
     seal(plain, owner) {
       const nonce = randomBytes(NONCE_BYTES);

@@ -2,10 +2,13 @@
 const BATCH_MAX = 500;
 /** When so many of a failed batch, the first ones, fail alone too, it is not their own fault: the rest fails with them. */
 const ALONE_FAILURES_MAX = 3;
+/** After a flush of this many items more are about to come: the next one waits a little for them, because each costs the database the same few statements. */
+const CROWD = 8;
+const GATHER_MS = 8;
 
 /**
  * Group commit: while one flush is under way, further items wait and go together in the next. An idle batcher flushes at once, so that a single item
- * waits for nobody. `flush` answers for each item, in order; it does all or nothing. Items whose flush failed are flushed again one by one, so that
+ * waits for nobody; in a crowd they wait some milliseconds for each other. `flush` answers for each item, in order; it does all or nothing. Items whose flush failed are flushed again one by one, so that
  * one that always fails harms no other.
  */
 export function makeBatcher<Item, Answer>(
@@ -48,6 +51,7 @@ export function makeBatcher<Item, Answer>(
         if (batch.length === 1) batch[0]?.reject(error);
         else await settleOneByOne(batch);
       }
+      if (batch.length >= CROWD && waiting.length < BATCH_MAX) await new Promise((done) => setTimeout(done, GATHER_MS));
     }
     flushing = false;
   };

@@ -188,7 +188,9 @@ function submissions(app: OpenAPIHono<AppEnv>, deps: HttpDeps): void {
     const row = await read(deps, submitter, c.req.raw.body);
     const { wait: seconds } = c.req.valid("query");
     if (seconds === 0) return c.json(viewJob(row, null), 202);
-    const job = await whileGood(deps, c, (signal) => waitForJob(deps, workspaceId, row.id, { seconds, signal }));
+    // Just inserted, and a node of this process has it: there is nothing to see yet.
+    const known = row.status === "running" && row.new_plan_id !== undefined ? viewJob(row, null) : undefined;
+    const job = await whileGood(deps, c, (signal) => waitForJob(deps, workspaceId, row.id, { seconds, signal, known }));
     return c.json(job, 202);
   });
 }

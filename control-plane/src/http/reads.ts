@@ -15,16 +15,25 @@ export async function readJob(deps: Deps, workspaceId: string, jobId: string): P
   return viewJob(reading.job, reading.result);
 }
 
-/** Answers when `isEnough` holds, after `seconds`, or when the caller went away. Never misses a change: it subscribes before it looks. */
+/**
+ * Answers when `isEnough` holds, after `seconds`, or when the caller went away. Never misses a change: it subscribes before it looks. `known` is what the
+ * caller has just seen, instead of the first look.
+ */
 export async function waitForJob(
   deps: Deps,
   workspaceId: string,
   jobId: string,
-  wait: { seconds: number; signal: AbortSignal; isEnough?: (job: Job) => boolean },
+  wait: { seconds: number; signal: AbortSignal; isEnough?: (job: Job) => boolean; known?: Job | undefined },
 ): Promise<Job> {
   const isEnough = wait.isEnough ?? ((job: Job) => isFinalJobStatus(job.status));
   const topic = wait.isEnough === undefined ? topics.jobEnd(jobId) : topics.job(jobId);
-  return waitUntil(deps, topic, wait, () => readJob(deps, workspaceId, jobId), isEnough);
+  let { known } = wait;
+  const look = async () => {
+    const job = known ?? (await readJob(deps, workspaceId, jobId));
+    known = undefined;
+    return job;
+  };
+  return waitUntil(deps, topic, wait, look, isEnough);
 }
 
 async function waitUntil<T>(

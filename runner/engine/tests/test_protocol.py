@@ -143,9 +143,7 @@ def test_a_query_that_lost_its_task_before_its_turn_is_left_out(engine: Engine, 
     assert not (tmp_path / "trace").exists()
 
 
-@pytest.mark.parametrize(
-    ("sizes", "tasks"), [([4], 2), ([2, 1], 2), ([5], 1), ([1, 1, 2], 2), ([1] * 65, 65)], ids=str
-)
+@pytest.mark.parametrize(("sizes", "tasks"), [([4], 2), ([2, 1], 2), ([5], 1), ([1, 1, 2], 2), ([1] * 65, 65)], ids=str)
 def test_plans_that_are_not_those_of_the_tasks_are_refused(results: Path, sizes: list[int], tasks: int) -> None:
     with Engine() as engine:
         message = run_message(results, tasks=[task(f"task_{number}") for number in range(tasks)])

@@ -109,7 +109,9 @@ def test_a_result_is_written_with_the_options_of_the_destination(
 def test_a_results_location_in_a_store_uses_the_nodes_own_credentials(
     engine: Engine, options: dict[str, str], prefix: str, format: str
 ) -> None:
-    talk = engine.converse(run_message(f"s3://{BUCKET}/{prefix}", format=format, engine="streaming"), serialize(NEW.lazy()))
+    talk = engine.converse(
+        run_message(f"s3://{BUCKET}/{prefix}", format=format, engine="streaming"), serialize(NEW.lazy())
+    )
     location = talk.one("done")["result"]["locations"][0]
     assert location == f"s3://{BUCKET}/{prefix}/job_1/task_1/1.{'arrow' if format == 'ipc' else 'csv'}"
     scan = pl.scan_ipc if format == "ipc" else pl.scan_csv
@@ -198,9 +200,10 @@ def test_a_failed_query_leaves_nothing(
 
     message = run_message(results, destination=f"s3://{BUCKET}/{prefix}/out", format=format, storageOptions=options)
     engine.converse(message, serialize(NEW.lazy().map_batches(fail))).one("failed")
-    engine.converse(run_message(f"s3://{BUCKET}/{prefix}", format=format, engine="streaming"), serialize(NEW.lazy().map_batches(fail))).one(
-        "failed"
-    )
+    engine.converse(
+        run_message(f"s3://{BUCKET}/{prefix}", format=format, engine="streaming"),
+        serialize(NEW.lazy().map_batches(fail)),
+    ).one("failed")
     assert keys(options, f"{prefix}/") == [] and keys(options, ".frazil-staging/") == []
 
 
