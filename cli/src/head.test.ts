@@ -16,7 +16,7 @@ function headsOf(frames: readonly string[]): Sent[] {
   const code = `import base64, datetime as d, decimal, io, json, polars as pl
 def head(frame, **options):
     out = io.BytesIO()
-    frame.write_ipc(out, **options)
+    frame.write_ipc_stream(out, **options)
     return {"head": base64.b64encode(out.getvalue()).decode(), "names": frame.columns}
 print(json.dumps([${frames.map((frame) => `head(${frame})`).join(", ")}]))`;
   return JSON.parse(execFileSync(PYTHON, ["-c", code]).toString());
@@ -26,7 +26,7 @@ const read = ({ head, names }: Sent) => readHead({ head, schema: columns(...name
 describe("readHead", () => {
   it("reads rows as text, as many as wanted", () => {
     const head = Buffer.from(
-      tableToIPC(tableFromArrays({ a: [1, 2, 3], b: ["x", null, "z"] }), { format: "file" }) as Uint8Array,
+      tableToIPC(tableFromArrays({ a: [1, 2, 3], b: ["x", null, "z"] }), { format: "stream" }) as Uint8Array,
     ).toString("base64");
     expect(readHead({ head, schema: columns("a", "b") }, 2)).toEqual([
       ["1", "x"],

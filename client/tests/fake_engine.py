@@ -129,7 +129,7 @@ def run_query(lf: pl.LazyFrame, output: dict[str, Any], path: Path) -> tuple[dic
             info = {"code": code, "message": str(error), "type": type(error).__name__, "traceback": shown}
             raise Failed({**info, "module": type(error).__module__}) from error
     head = io.BytesIO()
-    as_carriers(frame.head(100)).write_ipc(head)
+    as_carriers(frame.head(100)).rechunk().write_ipc_stream(head)
     result = {
         "locations": [str(path)],
         "format": output["format"],

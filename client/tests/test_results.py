@@ -180,7 +180,7 @@ def test_several_files_are_one_frame(tmp_path: Path) -> None:
 def wire(head: pl.DataFrame | None, rows: int) -> Any:
     import base64
 
-    text = None if head is None else base64.b64encode(head.write_ipc(None).getvalue()).decode()
+    text = None if head is None else base64.b64encode(head.write_ipc_stream(None).getvalue()).decode()
     columns = [] if head is None else [{"name": name, "dtype": str(dtype)} for name, dtype in head.schema.items()]
     shared = {"taskId": "task_1", "frame": None, "key": None, "locations": ["/nowhere"], "format": "ipc"}
     return {**shared, "schema": columns, "rows": rows, "bytes": 1, "head": text, "warnings": []}
