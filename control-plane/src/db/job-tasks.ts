@@ -39,18 +39,18 @@ export interface StoppedTask {
   readonly node_id: string | null;
 }
 
-/** Which tasks of a job a batch of its stop takes, at most `limit`, the first ones. */
+/** Which tasks of a job a batch of its stop takes, at most `limit`, the first ones. One status: the index then leads past those that were ended before. */
 export interface StopBatch {
   readonly jobId: string;
-  readonly statuses: readonly TaskStatus[];
+  readonly status: TaskStatus;
   readonly limit: number;
 }
 
 /** Locks them in id order, as everyone does. */
 const lockBatch = (
   condition: string,
-) => `SELECT id, node_id FROM tasks WHERE status = ANY($2) AND ${condition} AND id = ANY(ARRAY(
-    SELECT id FROM tasks WHERE job_id = $1 AND status = ANY($2) AND ${condition} ORDER BY ordinal LIMIT $3)) ORDER BY id FOR UPDATE`;
+) => `SELECT id, node_id FROM tasks WHERE status = $2 AND ${condition} AND id = ANY(ARRAY(
+    SELECT id FROM tasks WHERE job_id = $1 AND status = $2 AND ${condition} ORDER BY ordinal LIMIT $3)) ORDER BY id FOR UPDATE`;
 /** Not those of which an attempt was fenced for publishing, whoever goes on with it. */
 const CANCELLABLE = lockBatch("manifest IS NULL");
 /** Nor those that a node is publishing right now; but no node will take up one that waits. */
@@ -71,7 +71,7 @@ export async function cancelTasks(sql: Sql, batch: StopBatch): Promise<StoppedTa
         INSERT INTO events (workspace_id, job_id, event, data) SELECT workspace_id, job_id, 'cancel', jsonb_build_object('tasks', count(*)) FROM t GROUP BY 1, 2
       )
       SELECT id, kind, node_id FROM t`,
-    values: [batch.jobId, batch.statuses, batch.limit, target(TASK, "cancel")],
+    values: [batch.jobId, batch.status, batch.limit, target(TASK, "cancel")],
   });
 }
 
@@ -89,7 +89,7 @@ export async function failTasks(sql: Sql, batch: StopBatch): Promise<StoppedTask
         WHERE attempts.task_id = t.id AND attempts.number = t.attempt AND t.node_id IS NOT NULL
       ), event AS (INSERT INTO events (workspace_id, job_id, task_id, event) SELECT workspace_id, job_id, id, 'fail' FROM t)
       SELECT id, kind, node_id FROM t`,
-    values: [batch.jobId, batch.statuses, batch.limit, target(TASK, "fail")],
+    values: [batch.jobId, batch.status, batch.limit, target(TASK, "fail")],
   });
 }
 
@@ -118,11 +118,11 @@ export async function countUnfinished(sql: Sql, jobId: string): Promise<{ splits
   return rows[0] as { splits: number; tasks: number };
 }
 
-/** Clusters in which tasks are queued: their dispatcher looks whether one that was delayed has become due. */
-export async function findClustersWithQueuedTasks(sql: Sql): Promise<string[]> {
+/** Clusters in which tasks are open: their dispatcher looks whether one waits, or one that was delayed has become due. */
+export async function findClustersWithOpenTasks(sql: Sql): Promise<string[]> {
   const rows = await sql.query<{ cluster_id: string }>({
-    text: `SELECT DISTINCT j.cluster_id FROM jobs j WHERE j.status IN ('queued', 'running') AND j.cluster_id IS NOT NULL
-      AND EXISTS (SELECT 1 FROM tasks t WHERE t.job_id = j.id AND t.status = 'queued')`,
+    text: `SELECT DISTINCT cluster_id FROM jobs WHERE status IN ('queued', 'running') AND cluster_id IS NOT NULL
+      AND splits_open + tasks_total > tasks_succeeded + tasks_failed + tasks_cancelled`,
   });
   return rows.map((row) => row.cluster_id);
 }

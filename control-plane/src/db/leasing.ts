@@ -26,36 +26,64 @@ export interface LeasedTask {
 export interface Leasable extends Omit<LeasableJob, "taskMs" | "elsewhere"> {
   /** Of the cluster's workspace: most tasks on nodes at once. */
   readonly tasksRunningMax: number | null;
+  readonly progress: Progress;
 }
 
-/** A job that stops has no task to lease but publishings that were begun. Written so that each side has an index of its own. */
-const HAS_LEASABLE = `CASE WHEN j.cancel_requested_at IS NULL
-    THEN EXISTS (SELECT 1 FROM tasks t WHERE t.job_id = j.id AND t.status = 'queued' AND (t.not_before IS NULL OR t.not_before <= now()))
-    ELSE EXISTS (SELECT 1 FROM tasks t WHERE t.job_id = j.id AND t.status = 'queued' AND t.manifest IS NOT NULL AND (t.not_before IS NULL OR t.not_before <= now()))
-  END`;
+/**
+ * How far a job's tasks were leased: below this ordinal no task waits for its first attempt, as long as the job gets no further tasks. A hint that saves
+ * walking past all that was leased before; without one, the walk begins at the job's first task.
+ */
+export interface Progress {
+  readonly ordinal: number;
+  readonly tasksTotal: number;
+}
+
 const WAITED_MS = `(extract(epoch FROM now() - coalesce(j.leased_at, j.created_at)) * 1000)::float8`;
+const IS_DUE = "(not_before IS NULL OR not_before <= now())";
 
 /**
- * Jobs of a cluster with queued tasks, described by their next one: of each user and priority the `places` that have waited longest for a slot.
+ * Jobs of a cluster with queued tasks, described by their next one: of each user and priority the `places` that have waited longest for a slot. Tasks
+ * that were tried before come first. A job that stops has none but publishings that were begun.
  */
-export async function listLeasable(sql: Sql, clusterId: string, places: number): Promise<Leasable[]> {
+export async function listLeasable(
+  sql: Sql,
+  clusterId: string,
+  places: number,
+  progress: ReadonlyMap<string, Progress>,
+): Promise<Leasable[]> {
+  const hints = [...progress];
   return sql.query<Leasable>({
     name: "list-leasable",
     text: `SELECT job.id AS "jobId", job.user_name AS "user", job.priority, job.mode, job.waited_ms AS "waitedMs", w.tasks_running_max AS "tasksRunningMax",
-        next.kind, next.parent_id AS "parentId", next.attempt,
-        CASE WHEN next.kind = 'query' THEN job.left_open
-          ELSE (SELECT count(*)::int FROM tasks t WHERE t.job_id = job.id AND t.status = 'queued' AND t.kind = next.kind
-            AND t.parent_id IS NOT DISTINCT FROM next.parent_id) END AS queued
-      FROM (SELECT j.id, j.workspace_id, j.user_name, j.priority, j.mode, j.cancel_requested_at, ${WAITED_MS} AS waited_ms,
+        job.kind, job.parent_id AS "parentId", job.attempt, jsonb_build_object('ordinal', job.reached, 'tasksTotal', job.tasks_total) AS progress,
+        CASE WHEN job.kind = 'query' THEN job.left_open
+          ELSE (SELECT count(*)::int FROM tasks t WHERE t.job_id = job.id AND t.status = 'queued' AND t.kind = job.kind AND t.parent_id IS NOT DISTINCT FROM job.parent_id
+              AND t.attempt = 0 AND t.ordinal >= job.reached)
+            + (SELECT count(*)::int FROM tasks t WHERE t.job_id = job.id AND t.status = 'queued' AND t.kind = job.kind
+              AND t.parent_id IS NOT DISTINCT FROM job.parent_id AND t.attempt > 0) END AS queued
+      FROM (SELECT j.id, j.workspace_id, j.user_name, j.priority, j.mode, j.tasks_total, ${WAITED_MS} AS waited_ms,
           j.tasks_total - j.tasks_succeeded - j.tasks_failed - j.tasks_cancelled AS left_open,
+          coalesce(retried.kind, fresh.kind) AS kind, CASE WHEN retried.kind IS NULL THEN fresh.parent_id ELSE retried.parent_id END AS parent_id,
+          coalesce(retried.attempt, fresh.attempt) AS attempt, coalesce(fresh.ordinal, hint.ordinal, 0) AS reached,
           row_number() OVER (PARTITION BY j.user_name, j.priority ORDER BY coalesce(j.leased_at, j.created_at), j.id) AS place
-        FROM jobs j WHERE j.cluster_id = $1 AND j.status IN ('queued', 'running')
-          AND j.splits_open + j.tasks_total > j.tasks_succeeded + j.tasks_failed + j.tasks_cancelled AND ${HAS_LEASABLE}) job
+        FROM jobs j
+        LEFT JOIN unnest($3::text[], $4::bigint[], $5::int[]) AS hint(job_id, ordinal, tasks_total) ON hint.job_id = j.id AND hint.tasks_total = j.tasks_total
+        LEFT JOIN LATERAL (SELECT kind, parent_id, attempt FROM tasks WHERE job_id = j.id AND status = 'queued' AND attempt > 0 AND ${IS_DUE}
+          AND (j.cancel_requested_at IS NULL OR manifest IS NOT NULL) ORDER BY ordinal LIMIT 1) retried ON true
+        LEFT JOIN LATERAL (SELECT kind, parent_id, attempt, ordinal FROM tasks WHERE job_id = j.id AND status = 'queued' AND ${IS_DUE}
+          AND ordinal >= coalesce(hint.ordinal, 0) AND j.cancel_requested_at IS NULL ORDER BY ordinal LIMIT 1) fresh ON true
+        WHERE j.cluster_id = $1 AND j.status IN ('queued', 'running')
+          AND j.splits_open + j.tasks_total > j.tasks_succeeded + j.tasks_failed + j.tasks_cancelled
+          AND (retried.kind IS NOT NULL OR fresh.kind IS NOT NULL)) job
       JOIN workspaces w ON w.id = job.workspace_id
-      CROSS JOIN LATERAL (SELECT kind, parent_id, attempt FROM tasks WHERE job_id = job.id AND status = 'queued'
-        AND (not_before IS NULL OR not_before <= now()) AND (job.cancel_requested_at IS NULL OR manifest IS NOT NULL) ORDER BY ordinal LIMIT 1) next
       WHERE job.place <= $2`,
-    values: [clusterId, places],
+    values: [
+      clusterId,
+      places,
+      hints.map(([jobId]) => jobId),
+      hints.map(([, { ordinal }]) => ordinal),
+      hints.map(([, { tasksTotal }]) => tasksTotal),
+    ],
   });
 }
 
@@ -64,7 +92,7 @@ export interface Allowance {
   readonly running: number;
   /** Users with tasks on nodes of other clusters. */
   readonly elsewhere: readonly { readonly user: string; readonly tasks: number }[];
-  /** What waits in the workspace's other clusters that are ready, by user and priority. */
+  /** What waits in the workspace's other clusters that have room, by user and priority. */
   readonly rivals: readonly {
     readonly clusterId: string;
     readonly user: string;
@@ -86,7 +114,13 @@ export async function loadAllowance(sql: Sql, workspaceId: string, clusterId: st
       name: "find-rivals",
       text: `SELECT j.cluster_id AS "clusterId", j.user_name AS "user", j.priority, max(${WAITED_MS}) AS "waitedMs"
         FROM clusters c JOIN jobs j ON j.cluster_id = c.id
-        WHERE c.workspace_id = $1 AND c.status = 'ready' AND c.id <> $2 AND j.status IN ('queued', 'running') AND ${HAS_LEASABLE} GROUP BY 1, 2, 3`,
+        LEFT JOIN (SELECT job_id, count(*) AS tasks FROM tasks WHERE workspace_id = $1 AND node_id IS NOT NULL GROUP BY 1) active ON active.job_id = j.id
+        LEFT JOIN (SELECT n.cluster_id, count(*) AS tasks FROM tasks t JOIN nodes n ON n.id = t.node_id WHERE t.workspace_id = $1 AND t.node_id IS NOT NULL
+          GROUP BY 1) busy ON busy.cluster_id = c.id
+        WHERE c.workspace_id = $1 AND c.status = 'ready' AND c.id <> $2 AND j.status IN ('queued', 'running') AND j.cancel_requested_at IS NULL
+          AND j.splits_open + j.tasks_total - j.tasks_succeeded - j.tasks_failed - j.tasks_cancelled > coalesce(active.tasks, 0)
+          AND (SELECT count(*) FROM nodes n WHERE n.cluster_id = c.id AND n.status = 'ready') * (c.shape ->> 'cpus')::int > coalesce(busy.tasks, 0)
+        GROUP BY 1, 2, 3`,
       values: [workspaceId, clusterId],
     }),
   ]);
@@ -104,27 +138,39 @@ const PLAN_COLUMNS = `p.kind AS plan_kind, (SELECT mode FROM jobs WHERE jobs.id 
 /** A job's own clock of its last lease is written at most this often: writing it locks the job's row. */
 const LEASED_AT_EVERY_SECONDS = 1;
 
+export interface LeaseOrder {
+  readonly nodeId: string;
+  readonly allotments: readonly Allotment[];
+  readonly ttlMs: number;
+  readonly progress: ReadonlyMap<string, Progress>;
+}
+
 /** Leases queued tasks to a node: each gets a new attempt, whose number is its fencing token. Time is the database's. */
-export async function leaseTasks(
-  sql: Sql,
-  nodeId: string,
-  allotments: readonly Allotment[],
-  ttlMs: number,
-): Promise<LeasedTask[]> {
+export async function leaseTasks(sql: Sql, { nodeId, allotments, ttlMs, progress }: LeaseOrder): Promise<LeasedTask[]> {
   return sql.query<LeasedTask>({
     name: "lease-tasks",
     // Jobs that this starts are locked before their tasks, as everywhere. For their clock alone nobody waits.
     text: `WITH want AS (
-        SELECT w.*, j.cancel_requested_at IS NOT NULL AS stopping
-        FROM unnest($2::text[], $3::text[], $4::text[], $5::int[]) AS w(job_id, kind, parent_id, n) JOIN jobs j ON j.id = w.job_id
+        SELECT w.*, coalesce(CASE WHEN w.tasks_total = j.tasks_total THEN w.reached END, 0) AS fresh_from, j.cancel_requested_at IS NOT NULL AS stopping
+        FROM unnest($2::text[], $3::text[], $4::text[], $5::int[], $7::bigint[], $8::int[]) WITH ORDINALITY
+          AS w(job_id, kind, parent_id, n, reached, tasks_total, place)
+        JOIN jobs j ON j.id = w.job_id
       ), starting AS MATERIALIZED (
         SELECT id FROM jobs WHERE id = ANY($2::text[]) AND status = 'queued' ORDER BY id FOR NO KEY UPDATE
-      ), picked AS (
-        SELECT found.id FROM want w CROSS JOIN LATERAL (
-          SELECT id FROM tasks WHERE job_id = w.job_id AND status = 'queued' AND kind = w.kind AND parent_id IS NOT DISTINCT FROM w.parent_id
-            AND (not_before IS NULL OR not_before <= now()) AND (manifest IS NOT NULL OR NOT w.stopping)
+      ), retried AS MATERIALIZED (
+        SELECT w.place, found.id FROM want w CROSS JOIN LATERAL (
+          SELECT id FROM tasks WHERE job_id = w.job_id AND status = 'queued' AND attempt > 0 AND kind = w.kind AND parent_id IS NOT DISTINCT FROM w.parent_id
+            AND ${IS_DUE} AND (manifest IS NOT NULL OR NOT w.stopping)
           ORDER BY ordinal LIMIT w.n FOR UPDATE SKIP LOCKED) found
         WHERE (SELECT count(*) FROM starting) >= 0
+      ), fresh AS MATERIALIZED (
+        SELECT found.id FROM want w CROSS JOIN LATERAL (
+          SELECT id FROM tasks WHERE job_id = w.job_id AND status = 'queued' AND attempt = 0 AND kind = w.kind AND parent_id IS NOT DISTINCT FROM w.parent_id
+            AND ordinal >= w.fresh_from
+          ORDER BY ordinal LIMIT w.n - (SELECT count(*) FROM retried WHERE retried.place = w.place) FOR UPDATE SKIP LOCKED) found
+        WHERE (SELECT count(*) FROM starting) >= 0 AND NOT w.stopping
+      ), picked AS (
+        SELECT id FROM retried UNION ALL SELECT id FROM fresh
       ), t AS (
         UPDATE tasks SET status = 'leased', attempt = tasks.attempt + 1, node_id = $1, lease_expires_at = now() + make_interval(secs => $6), not_before = NULL
         FROM picked WHERE tasks.id = picked.id RETURNING tasks.*
@@ -148,6 +194,8 @@ export async function leaseTasks(
       allotments.map((given) => given.parentId),
       allotments.map((given) => given.count),
       ttlMs / 1_000,
+      allotments.map((given) => progress.get(given.jobId)?.ordinal ?? null),
+      allotments.map((given) => progress.get(given.jobId)?.tasksTotal ?? null),
     ],
   });
 }
@@ -159,9 +207,7 @@ export async function leaseTasks(
 export async function leaseTasksWithin(
   pool: Pick<Pool, "transact">,
   workspaceId: string,
-  nodeId: string,
-  allotments: readonly Allotment[],
-  ttlMs: number,
+  order: LeaseOrder,
 ): Promise<LeasedTask[]> {
   return pool.transact(async (sql) => {
     const limits = await sql.query<{ max: number | null }>({
@@ -175,8 +221,8 @@ export async function leaseTasksWithin(
       values: [workspaceId],
     });
     const max = limits[0]?.max ?? Number.POSITIVE_INFINITY;
-    const within = cutTo(allotments, Math.max(0, max - (taken[0]?.tasks ?? 0)));
-    return within.length === 0 ? [] : leaseTasks(sql, nodeId, within, ttlMs);
+    const allotments = cutTo(order.allotments, Math.max(0, max - (taken[0]?.tasks ?? 0)));
+    return allotments.length === 0 ? [] : leaseTasks(sql, { ...order, allotments });
   });
 }
 

@@ -12,7 +12,7 @@ export type { ClusterRow, ConnectedNode, NodeRow } from "../db/clusters.ts";
 export type { PrismaClient as Prisma } from "../db/generated/client.ts";
 export type { StopBatch } from "../db/job-tasks.ts";
 export type { JobRow } from "../db/jobs.ts";
-export type { Allowance, LeasedTask } from "../db/leasing.ts";
+export type { Allowance, Leasable, LeasedTask, Progress } from "../db/leasing.ts";
 export type { NewPlan } from "../db/plans.ts";
 export type { AttemptKey, OpenTask, TaskOutcome } from "../db/tasks.ts";
 export type { WorkspaceRow } from "../db/tokens.ts";

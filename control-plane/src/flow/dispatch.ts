@@ -1,5 +1,5 @@
 import type { AttemptRef, LeaseBatch, RunTemplate } from "@frazil/contracts";
-import { AHEAD_MS, emptyInMs, type GivenRun, isAheadLate, splitAhead } from "../domain/ahead.ts";
+import { AHEAD_MS, emptyInMs } from "../domain/ahead.ts";
 import {
   type Allotment,
   assign,
@@ -8,14 +8,14 @@ import {
   type Load,
   takesWholeNode,
 } from "../domain/assign.ts";
-import { type Allowance, type Deps, type LeasedTask, topics } from "./deps.ts";
+import { type Allowance, type Deps, type Leasable, type LeasedTask, type Progress, topics } from "./deps.ts";
 import { asLeasable, type LimitState, showLimited, tellRivals } from "./limits.ts";
 import {
   addLink,
   attemptOf,
+  CLAIM_KEY,
   type ClusterLinks,
   drop,
-  type HeldRun,
   hold,
   holdAs,
   keyOf,
@@ -25,6 +25,7 @@ import {
   makeLinks,
   removeLink,
 } from "./links.ts";
+import { givenRuns, recallLate } from "./recall.ts";
 import { batchOf, messagesOf, runsOf } from "./run-batches.ts";
 
 /** Jobs of one user and priority that one look at the table considers: those that have waited longest for a slot. */
@@ -36,6 +37,8 @@ const ATTEMPTS_PER_MESSAGE_MAX = 500;
 const AHEAD_LATE_MS = 1_000;
 /** Jobs that were cancelled lately: a lease that was being written just then is called back too. */
 const CANCELS_KEPT_MAX = 1_000;
+/** Jobs of a cluster of which it is remembered how far they were leased. */
+const PROGRESS_KEPT_MAX = 500;
 /** Weight of the newest task in the usual time of a job's tasks. */
 const TASK_MS_WEIGHT = 0.2;
 const TASK_MS_KEPT_MAX = 1_000;
@@ -68,8 +71,6 @@ export interface Claim {
   readonly nodeId: string;
   readonly link: Link;
 }
-/** Stands for the task to come among what a node holds. */
-const CLAIM_KEY = "claim";
 
 type DispatchDeps = Pick<Deps, "db" | "pool" | "changes" | "sealer" | "settings" | "log" | "templates">;
 
@@ -85,6 +86,8 @@ interface State {
   readonly backlogged: Set<string>;
   readonly cancelled: Set<string>;
   readonly limits: LimitState;
+  /** By cluster and job: how far its tasks were leased. */
+  readonly progress: Map<string, Map<string, Progress>>;
   /** Clusters that are looked at again soon. */
   readonly looks: Map<string, NodeJS.Timeout>;
 }
@@ -97,6 +100,7 @@ export function makeDispatcher(deps: DispatchDeps): Dispatcher {
     filling: new Map(),
     backlogged: new Set(),
     cancelled: new Set(),
+    progress: new Map(),
     limits: { limited: new Map(), yieldedAtMs: new Map() },
     looks: new Map(),
   };
@@ -104,7 +108,9 @@ export function makeDispatcher(deps: DispatchDeps): Dispatcher {
   return {
     connect: (link, holding) => connect(state, link, holding),
     disconnect(nodeId, link) {
-      if (links.byNode.get(nodeId)?.link === link) removeLink(links, nodeId);
+      if (links.byNode.get(nodeId)?.link !== link) return;
+      removeLink(links, nodeId);
+      if (!links.byCluster.has(link.clusterId)) state.progress.delete(link.clusterId);
     },
     forget: (nodeId) => removeLink(links, nodeId),
     keep: (nodeId, holding) => keep(state, nodeId, holding),
@@ -161,7 +167,13 @@ async function fillUntilQuiet(state: State, clusterId: string): Promise<void> {
 
 async function fill(state: State, clusterId: string): Promise<void> {
   const { deps } = state;
-  const found = await deps.db.leasing.listLeasable(deps.pool, clusterId, PLACES_MAX);
+  const found = await deps.db.leasing.listLeasable(
+    deps.pool,
+    clusterId,
+    PLACES_MAX,
+    state.progress.get(clusterId) ?? new Map(),
+  );
+  const progress = noteProgress(state, clusterId, found);
   if (found.length === 0) noneLeasable(state, clusterId);
   const workspaceId = state.links.byCluster.get(clusterId)?.workspaceId;
   const max = found[0]?.tasksRunningMax ?? null;
@@ -178,6 +190,7 @@ async function fill(state: State, clusterId: string): Promise<void> {
   const leased = await leaseAll(state, {
     allotments: sharing.allotments,
     priorities: new Map(found.map((job) => [job.jobId, job.priority])),
+    progress,
     isLimited: max !== null,
   });
   for (const nodeId of sharing.reserved) hastenEmptiness(state, nodeId);
@@ -186,6 +199,21 @@ async function fill(state: State, clusterId: string): Promise<void> {
   const queued = found.reduce((sum, job) => sum + job.queued, 0);
   if (queued > leased) state.backlogged.add(clusterId);
   else state.backlogged.delete(clusterId);
+}
+
+/** A job of which nothing waits just now keeps its place: something of it may come back. */
+function noteProgress(state: State, clusterId: string, found: readonly Leasable[]): ReadonlyMap<string, Progress> {
+  const progress = state.progress.get(clusterId) ?? new Map<string, Progress>();
+  for (const job of found) {
+    progress.delete(job.jobId);
+    progress.set(job.jobId, job.progress);
+  }
+  for (const jobId of progress.keys()) {
+    if (progress.size <= PROGRESS_KEPT_MAX) break;
+    progress.delete(jobId);
+  }
+  state.progress.set(clusterId, progress);
+  return progress;
 }
 
 function noneLeasable(state: State, clusterId: string): void {
@@ -200,17 +228,7 @@ function freeNodes(state: State, { links }: ClusterLinks, jobs: readonly Leasabl
     nodeId: link.nodeId,
     slots: link.slots,
     usedSlots,
-    emptyInMs: matters ? emptyInMs(givenRuns(state, held), link.slots) : 0,
-  }));
-}
-
-function givenRuns(state: State, held: ReadonlyMap<string, HeldRun>) {
-  const now = performance.now();
-  return [...new Set(held.values())].map((run): GivenRun & { run: HeldRun } => ({
-    run,
-    slots: run.slots,
-    ageMs: now - run.heldSinceMs,
-    taskMs: state.taskMs.get(run.jobId),
+    emptyInMs: matters ? emptyInMs(givenRuns(state.taskMs, held), link.slots) : 0,
   }));
 }
 
@@ -229,6 +247,7 @@ function loadOf(cluster: ClusterLinks, max: number | null, allowance: Allowance 
 interface Leasing {
   readonly allotments: readonly Allotment[];
   readonly priorities: ReadonlyMap<string, number>;
+  readonly progress: ReadonlyMap<string, Progress>;
   readonly isLimited: boolean;
 }
 
@@ -252,14 +271,14 @@ async function leaseTo(
   state: State,
   linkState: LinkState,
   allotments: readonly Allotment[],
-  { isLimited, priorities }: Leasing,
+  { isLimited, priorities, progress }: Leasing,
 ): Promise<LeasedTask[]> {
   const { deps } = state;
   const { link } = linkState;
-  const ttlMs = deps.settings.leaseTtlMs;
+  const order = { nodeId: link.nodeId, allotments, ttlMs: deps.settings.leaseTtlMs, progress };
   const tasks = isLimited
-    ? await deps.db.leasing.leaseTasksWithin(deps.pool, link.workspaceId, link.nodeId, allotments, ttlMs)
-    : await deps.db.leasing.leaseTasks(deps.pool, link.nodeId, allotments, ttlMs);
+    ? await deps.db.leasing.leaseTasksWithin(deps.pool, link.workspaceId, order)
+    : await deps.db.leasing.leaseTasks(deps.pool, order);
   for (const [jobId, ofJob] of Map.groupBy(tasks, (task) => task.job_id)) {
     const template = await deps.templates.of(jobId);
     const runs = runsOf(deps, template, ofJob, link.slots);
@@ -276,7 +295,7 @@ async function leaseTo(
 function hastenEmptiness(state: State, nodeId: string): void {
   const linkState = state.links.byNode.get(nodeId);
   if (linkState === undefined || linkState.usedSlots <= linkState.link.slots) return;
-  recallLate(state, linkState, AHEAD_MS);
+  recallLate(state.taskMs, linkState, AHEAD_MS);
   const { clusterId } = linkState.link;
   if (state.looks.has(clusterId)) return;
   const look = () => {
@@ -284,17 +303,6 @@ function hastenEmptiness(state: State, nodeId: string): void {
     wake(state, clusterId);
   };
   state.looks.set(clusterId, setTimeout(look, AHEAD_MS).unref());
-}
-
-/** The node gives back what it has not begun; what it has begun it keeps, so that no work is lost. */
-function recallLate(state: State, { link, held }: LinkState, patienceMs: number): void {
-  const given = givenRuns(state, held);
-  if (!isAheadLate(given, link.slots, patienceMs)) return;
-  const late = new Set(splitAhead(given, link.slots).ahead.flatMap(({ run }) => (run.recalled ? [] : [run])));
-  for (const run of late) run.recalled = true;
-  const attempts = [...held].flatMap(([key, run]) => (late.has(run) && key !== CLAIM_KEY ? [attemptOf(key)] : []));
-  for (let at = 0; at < attempts.length; at += ATTEMPTS_PER_MESSAGE_MAX)
-    link.send({ type: "recall", tasks: attempts.slice(at, at + ATTEMPTS_PER_MESSAGE_MAX) });
 }
 
 function claim(
@@ -357,7 +365,7 @@ function keep(state: State, nodeId: string, holding: readonly AttemptRef[]): voi
   const gone = [...linkState.held].filter(([key, run]) => !named.has(key) && run.heldSinceMs < oldestMs);
   for (const [key] of gone) drop(state.links, linkState, key);
   if (gone.length > 0) wake(state, linkState.link.clusterId);
-  if (linkState.usedSlots > linkState.link.slots) recallLate(state, linkState, AHEAD_LATE_MS);
+  if (linkState.usedSlots > linkState.link.slots) recallLate(state.taskMs, linkState, AHEAD_LATE_MS);
 }
 
 async function cancel(state: State, jobId: string): Promise<void> {

@@ -2,7 +2,7 @@ import type { LeasableJob } from "../domain/assign.ts";
 import { type Allowance, type Deps, topics } from "./deps.ts";
 
 /** Other clusters of a workspace are told at most this often that there is something left for them of its limit. */
-const YIELD_EVERY_MS = 100;
+const YIELD_EVERY_MS = 20;
 const YIELDED_KEPT_MAX = 1_000;
 
 type LimitDeps = Pick<Deps, "db" | "pool" | "changes">;

@@ -56,6 +56,8 @@ export function makeLinks(): Links {
   return { byNode: new Map(), byCluster: new Map(), byJob: new Map() };
 }
 
+/** Stands for a task to come among what a node holds. */
+export const CLAIM_KEY = "claim";
 export const keyOf = (attempt: AttemptRef) => `${attempt.taskId}#${attempt.attempt}`;
 export function attemptOf(key: string): AttemptRef {
   const [taskId = "", attempt] = key.split("#");

@@ -212,21 +212,17 @@ export async function endJobWithout(deps: SettleDeps, jobId: string, error: Erro
  * What of a job's tasks is ended, in this order: those on nodes first, whose engines are to hear of it; what waits; and what came to wait, or was leased,
  * just as the stop was asked for.
  */
-const STOP_ROUNDS: readonly (readonly TaskStatus[])[] = [
-  ["leased", "running"],
-  ["queued"],
-  ["queued", "leased", "running"],
-];
+const STOP_ROUNDS: readonly TaskStatus[] = ["leased", "running", "queued", "queued", "leased", "running"];
 
 /**
  * Step: ends what is open of a job that was asked to stop. In transactions of bounded size: the job's other writers, and with them all who record together
  * with them, get their turn in between.
  */
 export async function stopJob(deps: SettleDeps, jobId: string): Promise<void> {
-  for (const statuses of STOP_ROUNDS) {
+  for (const status of STOP_ROUNDS) {
     let ended: number;
     do {
-      const batch = await deps.pool.transact((sql) => stopBatch(deps, sql, { jobId, statuses, limit: STOP_BATCH_MAX }));
+      const batch = await deps.pool.transact((sql) => stopBatch(deps, sql, { jobId, status, limit: STOP_BATCH_MAX }));
       if (batch === undefined) return;
       announceSettled(deps, batch.settled);
       ended = batch.ended;

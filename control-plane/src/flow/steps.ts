@@ -63,7 +63,7 @@ export const STEPS = {
     everyMs: 2_000,
   },
   dispatch: {
-    find: (deps) => deps.db.jobTasks.findClustersWithQueuedTasks(deps.pool),
+    find: (deps) => deps.db.jobTasks.findClustersWithOpenTasks(deps.pool),
     run: async (deps, clusterId) => deps.dispatcher.wake(clusterId),
     timeoutMs: 10_000,
     everyMs: 500,
