@@ -1,12 +1,15 @@
 """Frazil through its Python client."""
 
+import os
 import time
 
 import frazil as pc
+import polars as pl
 from serve import serve
-from workload import check, time_calls, trivial_frames, trivial_query
+from workload import DAYS, TRIVIAL_ANSWER, check, time_calls, trivial_frames, trivial_query
 
 CONTEXT = pc.ComputeContext(cpus=2, memory=2)
+PARTITIONED_MEMORY_GIB = 8
 
 
 def warm(count: int, warmup: int) -> list[float]:
@@ -27,4 +30,33 @@ def many(count: int) -> dict[str, float]:
     return {"submit": submitted - started, "finish": finished - started, "check": checked - started}
 
 
-serve({"warm": warm, "many": many})
+def connect(address: str, token: str) -> None:
+    """To a server that was started after this process."""
+    os.environ.update(FRAZIL_ADDRESS=address, FRAZIL_TOKEN=token)
+
+
+def first_result(memory: float) -> float:
+    """Seconds until the first result from machines of a shape that no other query asked for."""
+    started = time.perf_counter()
+    output = trivial_query().remote(pc.ComputeContext(cpus=1, memory=memory)).collect()
+    elapsed = time.perf_counter() - started
+    if output.item() != TRIVIAL_ANSWER:
+        raise AssertionError(f"the query gave {output}")
+    return elapsed
+
+
+def partitioned(source: str, destination: str) -> float:
+    """Seconds for a partition per day, each a file."""
+    context = pc.ComputeContext(cpus=2, memory=PARTITIONED_MEMORY_GIB)
+    started = time.perf_counter()
+    query = pl.scan_parquet(source).remote(context).partition_by("day")
+    result = query.write_parquet(destination, mode="overwrite").await_result()
+    elapsed = time.perf_counter() - started
+    if len(result) != DAYS:
+        raise AssertionError(f"{len(result)} of {DAYS} partitions")
+    return elapsed
+
+
+serve(
+    {"warm": warm, "many": many, "connect": connect, "first_result": first_result, "partitioned": partitioned},
+)

@@ -12,6 +12,7 @@ def trivial_query() -> pl.LazyFrame:
 
 
 TRIVIAL_ANSWER = 6
+DAYS = 365
 
 
 def trivial_frames(count: int) -> list[pl.LazyFrame]:
