@@ -44,7 +44,7 @@ async function runRunners(): Promise<Finding> {
       { name: "p99 from submission to the lease at the runner, in ms", value: percentile(alone.leaseMs, 0.99) },
       { name: "one of two killed: all runners connected to the other after s", value: recovery.connectedSeconds },
       { name: "one of two killed: a new query has run on the other after s", value: recovery.queryMs / 1_000 },
-      { name: "one of two killed: tasks that were then running and were run twice", value: recovery.retried },
+      { name: "one of two killed: tasks that needed a second attempt", value: recovery.retried },
     ],
     notes: [
       `The runners are light: they speak the node protocol over real connections, ${NODES / NODE_PROCESSES} in a process, and share the machine's cores with the control plane and Postgres. Every task of the job that ran while a control plane was killed succeeded, once.`,

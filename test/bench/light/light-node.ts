@@ -4,6 +4,8 @@ import {
   type FromNode,
   HEARTBEAT_INTERVAL_MS,
   type LeaseBatch,
+  makeFrameWriter,
+  messagesOfFrame,
   type Run,
   type ToNode,
 } from "@frazil/contracts";
@@ -64,9 +66,10 @@ function serve(address: string, token: string, nodeId: string, again: boolean, w
     headers: { authorization: `Bearer ${token}` },
     perMessageDeflate: false,
   });
-  const send = (message: FromNode) => {
-    if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
-  };
+  const frames = makeFrameWriter<FromNode>((frame) => {
+    if (socket.readyState === WebSocket.OPEN) socket.send(frame);
+  });
+  const send = (message: FromNode) => void frames.write(message);
   let beatAtMs = 0;
   const beat = () => {
     beatAtMs = performance.now();
@@ -75,8 +78,7 @@ function serve(address: string, token: string, nodeId: string, again: boolean, w
   let beating: NodeJS.Timeout | undefined;
   let isWelcome = false;
   socket.on("open", () => send({ type: "hello", holding: [...held.keys()].map(refOf) }));
-  socket.on("message", (data) => {
-    const message = JSON.parse(String(data)) as ToNode;
+  const receive = (message: ToNode) => {
     if (message.type === "welcome") {
       isWelcome = true;
       watcher.connected(nodeId, again);
@@ -85,11 +87,17 @@ function serve(address: string, token: string, nodeId: string, again: boolean, w
     } else if (message.type === "lease") run(message.batch, held, send, watcher);
     else if (message.type === "recorded") held.delete(keyOf(message));
     else if (message.type === "beat") {
-      watcher.beat(performance.now() - beatAtMs, message.lost.length);
-      for (const lost of message.lost) held.delete(keyOf(lost));
+      // An attempt whose end was reported meanwhile is no longer ours, as it should be.
+      const lost = message.lost.filter((one) => held.has(keyOf(one)) && held.get(keyOf(one)) === undefined);
+      watcher.beat(performance.now() - beatAtMs, lost.length);
+      for (const one of lost) held.delete(keyOf(one));
     } else if (message.type === "cancel")
       for (const task of message.tasks) end(task, { type: "finished", ...task, ...RELEASED }, held, send);
-    else throw new Error(`a light node does not know ${message.type}`);
+    // What is leased has begun at once: there is nothing to give back.
+    else if (message.type !== "recall") throw new Error(`a light node does not know ${message.type}`);
+  };
+  socket.on("message", (data) => {
+    for (const message of messagesOfFrame(JSON.parse(String(data)))) receive(message as ToNode);
   });
   socket.on("error", () => undefined);
   return new Promise((resolve) =>
