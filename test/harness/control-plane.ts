@@ -22,6 +22,8 @@ export interface TestOptions {
   readonly leaseTtlMs?: number;
   /** Error lines in the control plane's log that this test brings about. Any other fails the test file when it closes the plane. */
   readonly expectedErrors?: RegExp;
+  /** On this database, rather than on one of its own on the Postgres of the test run. */
+  readonly database?: TestDatabase;
   /** A second control plane of the same installation. */
   readonly beside?: TestControlPlane;
 }
@@ -71,7 +73,7 @@ export interface WarmOptions {
 /** Starts a control plane on a database of its own, with two workspaces and a cloud that a test commands. */
 export async function startTestControlPlane(options: TestOptions = {}): Promise<TestControlPlane> {
   const { beside } = options;
-  const database = beside?.database ?? (await createDatabase());
+  const database = beside?.database ?? options.database ?? (await createDatabase());
   const home = beside?.config.home ?? (await mkdtemp(join(tmpdir(), "frazil-plane-")));
   const redis = beside?.redis ?? (await redisOf(options.queue));
   const config: Config = {

@@ -19,6 +19,8 @@ export interface Changes {
   /** Postgres takes questions and does not answer them. `listener` hears of the beginning of each such time. */
   isStalled(): boolean;
   onStall(listener: () => void): () => void;
+  /** How long Postgres has answered without a break; 0 while it does not. What it says of silence in the time before is no one else's silence. */
+  healthyForMs(): number;
   close(): Promise<void>;
 }
 
@@ -79,6 +81,7 @@ export async function openChanges(sql: Sql, connectionString: string, processId:
     onAny: (listener) => void emitter.on("*", listener),
     isLive: listening.isLive,
     isStalled: listening.isStalled,
+    healthyForMs: listening.healthyForMs,
     onStall: (listener) => listen(STALL, listener),
     onGap: (listener) => listen(GAP, listener),
     async close() {
@@ -120,7 +123,10 @@ async function openListening(
   let closed = false;
   let askedAtMs: number | undefined;
   let stalled = false;
+  let healthySinceMs = Number.NEGATIVE_INFINITY;
   let retry: NodeJS.Timeout | undefined;
+
+  let isReconnect = false;
 
   const connect = async () => {
     const fresh = new pg.Client({
@@ -144,6 +150,8 @@ async function openListening(
     client = fresh;
     askedAtMs = undefined;
     stalled = false;
+    if (isReconnect) healthySinceMs = performance.now();
+    isReconnect = true;
   };
   const lose = () => {
     client = undefined;
@@ -159,6 +167,7 @@ async function openListening(
       const answered = () => {
         if (client !== asked) return;
         askedAtMs = undefined;
+        if (stalled) healthySinceMs = performance.now();
         stalled = false;
       };
       // One that fails is answered too; a connection that broke tells so by itself.
@@ -179,6 +188,7 @@ async function openListening(
   return {
     isLive: () => client !== undefined && (askedAtMs === undefined || performance.now() - askedAtMs < LIVE_WITHIN_MS),
     isStalled: () => stalled,
+    healthyForMs: () => (client === undefined || stalled ? 0 : performance.now() - healthySinceMs),
     async close() {
       closed = true;
       clearInterval(timer);

@@ -78,8 +78,10 @@ async function settleNodes(deps: Deps, cluster: ClusterRow): Promise<NodeRow[]> 
   const nodes = await deps.db.clusters.listNodes(deps.pool, cluster.id);
   const alive = await cloud.listAlive(nodes.map(asMachine));
   const serving: NodeRow[] = [];
+  // What nodes said while Postgres was away was kept by nobody.
+  const isJudged = deps.changes.healthyForMs() >= NODE_SILENT_SECONDS_MAX * 1_000;
   for (const node of nodes) {
-    const verdict = judgeNode(node, alive.has(node.id));
+    const verdict = judgeNode(isJudged ? node : { ...node, silent_seconds: 0 }, alive.has(node.id));
     if (verdict === "serves") serving.push(node);
     else await giveUpNode(deps, node, cloud, verdict);
   }

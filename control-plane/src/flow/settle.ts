@@ -4,6 +4,7 @@ import {
   type FoundKey,
   HEAD_BYTES_MAX,
   type JobSpec,
+  LEASE_TTL_MS,
   mintId,
   TASKS_PER_JOB_MAX,
   type TaskStatus,
@@ -182,7 +183,11 @@ export async function requeueHeld(deps: SettleDeps, nodeId: string, has: readonl
 
 /** Step: gives back tasks whose lease ran out. The database's clock decides. */
 export async function expire(deps: SettleDeps): Promise<void> {
-  await settleLost(deps, (sql) => deps.db.tasks.lockExpired(sql, LOST_BATCH_MAX));
+  await settleLost(deps, async (sql) => {
+    const expired = await deps.db.tasks.lockExpired(sql, LOST_BATCH_MAX);
+    // Nobody could renew a lease while Postgres was away, which may have been while it was asked this very question: nodes get time to come back.
+    return deps.changes.healthyForMs() < LEASE_TTL_MS ? [] : expired;
+  });
 }
 
 /** Batch after batch: each takes what it found off its node, so that there is less at the next look. */

@@ -13,16 +13,7 @@ import { stopCluster } from "../flow/place.ts";
 import { startCluster } from "../flow/start-cluster.ts";
 import { VERSION } from "../version.ts";
 import { type AppEnv, whileGood } from "./auth.ts";
-import {
-  IdempotencyHeaders,
-  idCursor,
-  jsonContent,
-  newApp,
-  PageQuery,
-  problems,
-  security,
-  WaitSeconds,
-} from "./openapi.ts";
+import { IdempotencyHeaders, IdPageQuery, jsonContent, newApp, problems, security, WaitSeconds } from "./openapi.ts";
 import { type HttpDeps, readCluster, waitForCluster } from "./reads.ts";
 import { viewCluster } from "./views.ts";
 
@@ -33,7 +24,7 @@ const list = createRoute({
   path: "/v1/clusters",
   summary: "Clusters of the workspace, newest first",
   security,
-  request: { query: PageQuery.extend({ status: ClusterStatus.optional() }) },
+  request: { query: IdPageQuery.extend({ status: ClusterStatus.optional() }) },
   responses: { 200: jsonContent(pageOf(Cluster), "A page"), ...problems(400) },
 });
 const start = createRoute({
@@ -83,13 +74,7 @@ export function clusterRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {
   const app = newApp();
   app.openapi(list, async (c) => {
     const { limit, cursor, status } = c.req.valid("query");
-    const rows = await deps.db.pages.pageClusters(
-      deps.prisma,
-      c.get("caller").workspaceId,
-      status,
-      idCursor(cursor),
-      limit,
-    );
+    const rows = await deps.db.pages.pageClusters(deps.prisma, c.get("caller").workspaceId, status, cursor, limit);
     const items = await Promise.all(
       rows.map(async ({ row, nodes }) =>
         viewCluster(row, nodes, await deps.db.clusters.countActiveJobs(deps.pool, row.id)),

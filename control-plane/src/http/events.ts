@@ -10,6 +10,13 @@ const LOGS_PER_LOOK = 500;
 /** A stream ends by itself after this long; the client opens it anew where it left off. */
 const STREAM_MS_MAX = 3_600_000;
 
+/** Each event of the stream: a job as `job` or (the last one) `end`, or a log line as `log`, with its id. */
+const ServerSentEvent = z.object({
+  event: z.enum(["job", "log", "end"]),
+  id: z.string().optional(),
+  data: z.string().describe("JSON: a Job, or for `log` a LogLine."),
+});
+
 const events = createRoute({
   method: "get",
   path: "/v1/jobs/{id}/events",
@@ -26,7 +33,10 @@ const events = createRoute({
     }),
   },
   responses: {
-    200: { description: "Events `job`, `log` and `end`", content: { "text/event-stream": { schema: z.string() } } },
+    200: {
+      description: "Events `job`, `log` and `end`",
+      content: { "text/event-stream": { schema: ServerSentEvent } },
+    },
     ...problems(400, 404),
   },
 });

@@ -20,11 +20,11 @@ import { retryJob } from "../flow/retry.ts";
 import { type AppEnv, whileGood } from "./auth.ts";
 import {
   IdempotencyHeaders,
-  idCursor,
+  IdPageQuery,
   jsonContent,
+  NumberPageQuery,
   newApp,
-  numberCursor,
-  PageQuery,
+  numberOf,
   problems,
   registerSchema,
   security,
@@ -62,7 +62,7 @@ const list = createRoute({
   summary: "Jobs of the workspace, newest first",
   security,
   request: {
-    query: PageQuery.extend({
+    query: IdPageQuery.extend({
       status: JobStatus.optional(),
       mode: JobMode.optional(),
       user: z.string().max(200).optional(),
@@ -95,7 +95,7 @@ const tasks = createRoute({
   path: "/v1/jobs/{id}/tasks",
   summary: "Tasks of a job, in order",
   security,
-  request: { params: JobParam, query: PageQuery.extend({ status: TaskStatus.optional() }) },
+  request: { params: JobParam, query: NumberPageQuery.extend({ status: TaskStatus.optional() }) },
   responses: { 200: jsonContent(pageOf(Task), "A page"), ...problems(400, 404) },
 });
 const results = createRoute({
@@ -103,7 +103,7 @@ const results = createRoute({
   path: "/v1/jobs/{id}/results",
   summary: "Results of a job, in the order of its tasks",
   security,
-  request: { params: JobParam, query: PageQuery },
+  request: { params: JobParam, query: NumberPageQuery },
   responses: { 200: jsonContent(pageOf(TaskResult), "A page"), ...problems(400, 404) },
 });
 const failures = createRoute({
@@ -122,7 +122,7 @@ const logs = createRoute({
   path: "/v1/jobs/{id}/logs",
   summary: "What the job's code printed",
   security,
-  request: { params: JobParam, query: PageQuery.extend({ taskId: TaskId.optional() }) },
+  request: { params: JobParam, query: NumberPageQuery.extend({ taskId: TaskId.optional() }) },
   responses: {
     200: jsonContent(
       pageOf(LogLine),
@@ -204,7 +204,7 @@ function lists(app: OpenAPIHono<AppEnv>, deps: HttpDeps): void {
       deps.pool,
       c.get("caller").workspaceId,
       { ...filter, label: wanted },
-      idCursor(cursor),
+      cursor,
       limit,
     );
     return c.json(
@@ -218,7 +218,7 @@ function lists(app: OpenAPIHono<AppEnv>, deps: HttpDeps): void {
   app.openapi(tasks, async (c) => {
     const { limit, cursor, status } = c.req.valid("query");
     const job = await readJob(deps, c.get("caller").workspaceId, c.req.valid("param").id);
-    const rows = await deps.db.pages.pageTasks(deps.prisma, job.id, status, numberCursor(cursor), limit);
+    const rows = await deps.db.pages.pageTasks(deps.prisma, job.id, status, numberOf(cursor), limit);
     return c.json(
       { items: rows.map((row) => row.task), nextCursor: rows.length === limit ? String(rows.at(-1)?.ordinal) : null },
       200,
@@ -227,7 +227,7 @@ function lists(app: OpenAPIHono<AppEnv>, deps: HttpDeps): void {
   app.openapi(results, async (c) => {
     const { limit, cursor } = c.req.valid("query");
     const job = await readJob(deps, c.get("caller").workspaceId, c.req.valid("param").id);
-    const rows = await deps.db.results.listResults(deps.pool, job.id, numberCursor(cursor), limit);
+    const rows = await deps.db.results.listResults(deps.pool, job.id, numberOf(cursor), limit);
     return c.json(
       { items: rows.map((row) => row.result), nextCursor: rows.length === limit ? String(rows.at(-1)?.ordinal) : null },
       200,
@@ -244,7 +244,7 @@ function lists(app: OpenAPIHono<AppEnv>, deps: HttpDeps): void {
       deps.prisma,
       job.id,
       taskId,
-      BigInt(Math.max(0, numberCursor(cursor))),
+      BigInt(Math.max(0, numberOf(cursor))),
       limit,
     );
     return c.json({ items: lines, nextCursor: lines.at(-1)?.id ?? null }, 200);

@@ -84,25 +84,28 @@ export const IdempotencyHeaders = z.object({
     .describe("A repeat with the same key and body gives what the first made; another body is refused."),
 });
 
-export const PageQuery = z.object({
-  limit: z.coerce.number().int().min(1).max(PAGE_SIZE_MAX).default(PAGE_SIZE_DEFAULT),
-  cursor: z.string().max(100).optional(),
+const NOT_OURS = "not a cursor of ours; give back nextCursor as it came";
+const limit = z.coerce.number().int().min(1).max(PAGE_SIZE_MAX).default(PAGE_SIZE_DEFAULT);
+/** Pages of what has ids. */
+export const IdPageQuery = z.object({
+  limit,
+  cursor: z
+    .string()
+    .regex(/^[a-z]{2,4}_[0-9a-z]{26}$/, NOT_OURS)
+    .optional(),
+});
+/** Pages of what is numbered within a job: tasks, results, log lines. */
+export const NumberPageQuery = z.object({
+  limit,
+  cursor: z
+    .string()
+    .regex(/^\d{1,15}$/, NOT_OURS)
+    .optional(),
 });
 
 export const WaitSeconds = z.coerce.number().min(0).max(WAIT_SECONDS_MAX);
 
-/** A cursor that is a whole number (an ordinal or a log id); -1 before the first. */
-export function numberCursor(cursor: string | undefined): number {
-  if (cursor === undefined) return -1;
-  const value = /^\d{1,15}$/.test(cursor) ? Number(cursor) : Number.NaN;
-  if (Number.isNaN(value))
-    throw new Problem("invalid_request", "The cursor is not one of ours; give back nextCursor as it came.");
-  return value;
-}
-
-/** A cursor that is an id. */
-export function idCursor(cursor: string | undefined): string | undefined {
-  if (cursor !== undefined && !/^[a-z]{2,4}_[0-9a-z]{26}$/.test(cursor))
-    throw new Problem("invalid_request", "The cursor is not one of ours; give back nextCursor as it came.");
-  return cursor;
+/** The number that a cursor is; -1 before the first. */
+export function numberOf(cursor: string | undefined): number {
+  return cursor === undefined ? -1 : Number(cursor);
 }

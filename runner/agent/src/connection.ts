@@ -57,6 +57,8 @@ interface State {
   /** When `welcome` came over the present connection; undefined while there is none. */
   upAt: number | undefined;
   heardAt: number;
+  /** When the present socket was opened: it can't have said anything before. */
+  openedAt: number;
   failures: number;
   closed: boolean;
   retry: NodeJS.Timeout | undefined;
@@ -71,6 +73,7 @@ export function openConnection(deps: ConnectionDeps): Connection {
     writer: makeFrameWriter(() => {}),
     upAt: undefined,
     heardAt: performance.now(),
+    openedAt: performance.now(),
     failures: 0,
     closed: false,
     retry: undefined,
@@ -117,6 +120,7 @@ function connect(state: State): void {
 
 /** The frame that opens a connection has its limit too: a node that holds more names the rest in a heartbeat, right behind it. */
 function greet(state: State): void {
+  state.openedAt = performance.now();
   const holding = state.deps.holding();
   transmit(state, { type: "hello", holding: holding.slice(0, HELLO_HOLDING_MAX) });
   if (holding.length > HELLO_HOLDING_MAX) transmit(state, state.deps.heartbeat());
@@ -138,9 +142,9 @@ function lose(state: State, from: WebSocket): void {
 
 function checkBeat(state: State): void {
   const { deps, socket } = state;
-  const silentMs = performance.now() - state.heardAt;
-  if (silentMs > deps.abandonedAfterMs) end(state, "abandoned");
+  if (performance.now() - state.heardAt > deps.abandonedAfterMs) end(state, "abandoned");
   if (socket?.readyState !== WebSocket.OPEN || state.closed) return;
+  const silentMs = performance.now() - Math.max(state.heardAt, state.openedAt);
   if (silentMs > SILENT_HEARTBEATS_MAX * deps.heartbeatIntervalMs) {
     deps.log.warn({ silentMs: Math.round(silentMs) }, "no heartbeat was answered; opening another connection");
     socket.terminate();

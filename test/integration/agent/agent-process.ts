@@ -44,7 +44,11 @@ export function removeNodeDir(nodeDir: string): void {
 }
 
 /** Starts the real agent, with the fake engine and a stand-in for uv. */
-export function startAgent(plane: FakeControlPlane, nodeDir: string, env: Record<string, string> = {}): AgentProcess {
+export function startAgent(
+  plane: Pick<FakeControlPlane, "address">,
+  nodeDir: string,
+  env: Record<string, string> = {},
+): AgentProcess {
   const child = spawn(process.execPath, [AGENT_MAIN], {
     stdio: ["ignore", "inherit", "pipe"],
     env: {
