@@ -32,10 +32,10 @@ const COALESCE_MS = 20;
 /** The connection is asked for a sign of life this often. */
 const PULSE_MS = 1_000;
 const LIVE_WITHIN_MS = 2_000;
-/** Postgres is taken as stalled when a sign of life is overdue by this much, */
-const STALLED_AFTER_MS = 5_000;
-/** and the connection is given up for another one after this. */
-const GIVEN_UP_AFTER_MS = 60_000;
+/** Postgres is taken as stalled when there was none at so many looks; looks, not time: this process may have stood still itself. */
+const STALLED_AFTER_LOOKS = 7;
+/** And the connection is given up for another one after so many. */
+const GIVEN_UP_AFTER_LOOKS = 60;
 
 const STALL = Symbol("stall");
 const GAP = Symbol("gap");
@@ -122,6 +122,7 @@ async function openListening(
   let client: pg.Client | undefined;
   let closed = false;
   let askedAtMs: number | undefined;
+  let looks = 0;
   let stalled = false;
   let healthySinceMs = Number.NEGATIVE_INFINITY;
   let retry: NodeJS.Timeout | undefined;
@@ -164,6 +165,7 @@ async function openListening(
     if (asked === undefined) return;
     if (askedAtMs === undefined) {
       askedAtMs = performance.now();
+      looks = 0;
       const answered = () => {
         if (client !== asked) return;
         askedAtMs = undefined;
@@ -174,12 +176,12 @@ async function openListening(
       asked.query("SELECT 1").then(answered, answered);
       return;
     }
-    const silentMs = performance.now() - askedAtMs;
-    if (silentMs > STALLED_AFTER_MS && !stalled) {
+    looks += 1;
+    if (looks === STALLED_AFTER_LOOKS) {
       stalled = true;
       on.onStall();
     }
-    if (silentMs < GIVEN_UP_AFTER_MS) return;
+    if (looks < GIVEN_UP_AFTER_LOOKS) return;
     lose();
     asked.end().catch(() => undefined);
   };

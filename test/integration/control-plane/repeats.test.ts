@@ -104,7 +104,9 @@ function heldBack(body: string, at: number): ReadableStream<Uint8Array> {
   return new ReadableStream({ start: (controller) => controller.enqueue(Buffer.from(body.slice(0, at))) });
 }
 
-describe("a submission whose control plane is killed half-way", () => {
+const TWO_STARTS_MS = 120_000;
+
+describe("a submission whose control plane is killed half-way", { timeout: TWO_STARTS_MS }, () => {
   it("leaves nothing but plans, and is made once by its repeats", async () => {
     const database = await createDatabase();
     const setting = await makePlaneSetting(database.url);
