@@ -39,6 +39,8 @@ const AHEAD_LATE_MS = 1_000;
 const CANCELS_KEPT_MAX = 1_000;
 /** Jobs of a cluster of which it is remembered how far they were leased. */
 const PROGRESS_KEPT_MAX = 500;
+/** While a node still has what was sent ahead, its slots are filled again no more often than this. */
+const WAKE_SOON_MS = 40;
 /** Weight of the newest task in the usual time of a job's tasks. */
 const TASK_MS_WEIGHT = 0.2;
 const TASK_MS_KEPT_MAX = 1_000;
@@ -82,6 +84,8 @@ interface State {
   readonly taskMs: Map<string, number>;
   /** Clusters that are being filled right now. */
   readonly filling: Map<string, { again: boolean }>;
+  /** Clusters that are looked at in a moment. */
+  readonly wakingSoon: Set<string>;
   /** Clusters in which more was queued, at the last look, than there was room for. */
   readonly backlogged: Set<string>;
   readonly cancelled: Set<string>;
@@ -98,6 +102,7 @@ export function makeDispatcher(deps: DispatchDeps): Dispatcher {
     links: makeLinks(),
     taskMs: new Map(),
     filling: new Map(),
+    wakingSoon: new Set(),
     backlogged: new Set(),
     cancelled: new Set(),
     progress: new Map(),
@@ -148,6 +153,16 @@ function wake(state: State, clusterId: string): void {
   const filling = state.filling.get(clusterId);
   if (filling !== undefined) filling.again = true;
   else if (state.links.byCluster.has(clusterId)) void fillUntilQuiet(state, clusterId);
+}
+
+/** No slot of the node is free yet, and what was sent ahead lasts longer than this: many ends are made up for in one statement. */
+function wakeSoon(state: State, clusterId: string): void {
+  if (state.wakingSoon.has(clusterId)) return;
+  state.wakingSoon.add(clusterId);
+  setTimeout(() => {
+    state.wakingSoon.delete(clusterId);
+    wake(state, clusterId);
+  }, WAKE_SOON_MS).unref();
 }
 
 async function fillUntilQuiet(state: State, clusterId: string): Promise<void> {
@@ -351,7 +366,8 @@ function release(state: State, nodeId: string, attempt: AttemptRef, ms: number |
   if (run === undefined) return;
   if (ms !== undefined) learn(state.taskMs, run.jobId, ms);
   const { clusterId, workspaceId } = linkState.link;
-  wake(state, clusterId);
+  if (linkState.usedSlots > linkState.link.slots) wakeSoon(state, clusterId);
+  else wake(state, clusterId);
   // What this leaves of the workspace's limit may be another cluster's.
   for (const other of state.limits.limited.keys())
     if (other !== clusterId && state.links.byCluster.get(other)?.workspaceId === workspaceId) wake(state, other);

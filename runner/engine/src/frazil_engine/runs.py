@@ -13,11 +13,13 @@ from frazil_engine.user_code import last_exception
 
 def serve_runs(session: Session, runs: list[Run]) -> None:
     """Answers every task of the runs, which came together, in their order."""
-    for place, run in enumerate(runs):
-        if place == 0 or run.tasks[0].task_id in session.waiting:
-            serve_run(session, run)
-        else:
-            send_answer(session, fail(run.tasks[0], ABANDONED, set()), Clock().usage())
+    # They are of one job.
+    with working_directory(session, runs[0].cwd):
+        for place, run in enumerate(runs):
+            if place == 0 or run.tasks[0].task_id in session.waiting:
+                serve_run(session, run)
+            else:
+                send_answer(session, fail(run.tasks[0], ABANDONED, set()), Clock().usage())
 
 
 ABANDONED = Failure("stale_attempt", "This attempt lost the task before it began.")
@@ -26,8 +28,7 @@ ABANDONED = Failure("stale_attempt", "This attempt lost the task before it began
 def serve_run(session: Session, run: Run) -> None:
     session.forget_events()
     try:
-        with working_directory(session, run.cwd):
-            serve_kind(session, run)
+        serve_kind(session, run)
     finally:
         # Its traceback holds the data of the functions in it.
         last_exception.forget()

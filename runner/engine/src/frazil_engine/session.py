@@ -69,18 +69,42 @@ class Session:
         self.channel.send({"type": "progress", "taskId": task_id, "phase": phase})
 
 
-@dataclass(frozen=True)
+# Reading the CPU time of a process asks each of its threads, which takes longer than a short query.
+CPU_READ_SECONDS = 0.005
+
+
+@dataclass
+class CpuTime:
+    """CPU time of this process. Between two readings one thread is taken to be busy."""
+
+    seconds: float = 0.0
+    read_at: float = float("-inf")
+
+    def now(self, wall: float) -> float:
+        """At this time of `time.perf_counter`."""
+        if wall - self.read_at >= CPU_READ_SECONDS:
+            # Time never goes backwards, even where the last estimate was too high.
+            self.seconds = max(self.seconds, time.process_time())
+            self.read_at = wall
+        return self.seconds + (wall - self.read_at)
+
+
+cpu_time = CpuTime()
+
+
 class Clock:
     """Wall and CPU time since it was started."""
 
-    wall: float = field(default_factory=time.perf_counter)
-    cpu: float = field(default_factory=time.process_time)
+    def __init__(self) -> None:
+        self._wall = time.perf_counter()
+        self._cpu = cpu_time.now(self._wall)
 
     def usage(self, share: float = 1.0) -> dict[str, float]:
         """`share` is this task's part of the process, where several run at once."""
+        wall = time.perf_counter()
         return {
-            "wallMs": round((time.perf_counter() - self.wall) * 1000, 3),
-            "cpuMs": round((time.process_time() - self.cpu) * 1000 * share, 3),
+            "wallMs": round((wall - self._wall) * 1000, 3),
+            "cpuMs": round(max(0.0, cpu_time.now(wall) - self._cpu) * 1000 * share, 3),
         }
 
 

@@ -54,6 +54,8 @@ def accepted_options(format: str) -> list[str]:
 
 def check_options(format: str, options: dict[str, Any]) -> dict[str, Any]:
     """Refuses options that the sink does not take, naming them and those that it takes."""
+    if not options:
+        return {}
     accepted = accepted_options(format)
     unknown = sorted(set(options) - set(accepted))
     if unknown:
