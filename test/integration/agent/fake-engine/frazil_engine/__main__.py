@@ -1,4 +1,4 @@
-"""The plan is JSON: a list of steps, each `[verb, argument]`, carried out in order for every task of the run."""
+"""A plan is JSON: a list of steps, each `[verb, argument]`, carried out in order for every task of its run."""
 
 from __future__ import annotations
 
@@ -153,6 +153,19 @@ def spin(_task: Task, _: None) -> None:
         pass
 
 
+@verb("hold-until")
+def hold_until(_task: Task, path: str) -> None:
+    """Until the file is there; says in a file beside it that it waits."""
+    open(f"{path}.waiting", "w").close()
+    while not os.path.exists(path):
+        time.sleep(0.01)
+
+
+@verb("touch")
+def touch(_task: Task, path: str) -> None:
+    open(path, "w").close()
+
+
 @verb("head")
 def head(task: Task, size: int) -> bool:
     done(task, 1, b"h" * size)
@@ -191,8 +204,18 @@ def report(task: Task, _: None) -> bool:
 
 
 def run(message: dict[str, Any], body: bytes) -> None:
-    steps = json.loads(body)
-    for task in message["tasks"]:
+    sizes = message["plan"]["bytes"]
+    if len(sizes) == 1:
+        run_plan(json.loads(body), message["tasks"])
+        return
+    at = 0
+    for task, size in zip(message["tasks"], sizes, strict=True):
+        run_plan(json.loads(body[at : at + size]), [task])
+        at += size
+
+
+def run_plan(steps: list[tuple[str, Any]], tasks: list[Task]) -> None:
+    for task in tasks:
         for name, argument in steps:
             if VERBS[name](task, argument):
                 break
