@@ -10,6 +10,7 @@ import {
   Task,
   TaskResult,
   WAIT_SECONDS_MAX,
+  Workspace,
 } from "@frazil/contracts";
 import { z } from "zod";
 import { CliError } from "./cli-error.ts";
@@ -64,6 +65,17 @@ export function openApi(transport: Transport) {
   };
   return {
     me: () => get(MeAnswer, "/v1/me"),
+    workspace: () => get(Workspace, "/v1/workspace"),
+    changeWorkspace: async (change: { readonly tasksRunningMax: number | null }) =>
+      check(
+        Workspace,
+        "/v1/workspace",
+        await transport.send({
+          method: "PATCH",
+          path: "/v1/workspace",
+          body: { type: JSON_TYPE, make: () => JSON.stringify(change) },
+        }),
+      ),
     submit: (body: unknown, waitSeconds: number, sending: Sending = {}) =>
       post(Job, "/v1/jobs", sending, {
         ...(waitSeconds > 0 ? { query: { wait: waitSeconds }, heldMs: waitSeconds * 1_000 } : {}),

@@ -23,7 +23,7 @@ const LOOPBACK_HOSTS = new Set(["localhost", "127.0.0.1", "[::1]"]);
 type QueryValue = string | number | readonly string[] | undefined;
 
 export interface Request {
-  readonly method: "GET" | "POST";
+  readonly method: "GET" | "POST" | "PATCH";
   readonly path: string;
   readonly query?: Readonly<Record<string, QueryValue>>;
   /** Made anew for each try. */

@@ -15,6 +15,7 @@ import {
   SQL_CHARS_MAX,
   TASK_TIMEOUT_DEFAULT_MS,
   TASK_TIMEOUT_MAX_MS,
+  TASKS_PER_JOB_MAX,
 } from "./limits.ts";
 import { ClusterStatus, JobMode, JobStatus, TaskStatus } from "./statuses.ts";
 
@@ -277,6 +278,21 @@ export const Me = z.object({
   polars: z.array(z.string()).describe("Releases whose plans this installation runs."),
 });
 export type Me = z.infer<typeof Me>;
+
+export const Workspace = z.object({
+  id: z.string(),
+  name: z.string(),
+  tasksRunningMax: z
+    .int()
+    .nullable()
+    .describe("Tasks that may be on nodes at once, over all clusters; null: as many as there are slots."),
+  tasksRunning: z.int().describe("Tasks that are on nodes now."),
+});
+export type Workspace = z.infer<typeof Workspace>;
+
+export const ChangeWorkspace = z.strictObject({
+  tasksRunningMax: z.int().min(1).max(TASKS_PER_JOB_MAX).nullable(),
+});
 
 /** Pages are keyset pages: give `nextCursor` back as `cursor`. */
 export function pageOf<T extends z.ZodType>(item: T) {

@@ -14,6 +14,7 @@ import { openPrisma } from "./db/prisma.ts";
 import { makeSealer } from "./domain/seal.ts";
 import type { Deps } from "./flow/deps.ts";
 import { makeDispatcher } from "./flow/dispatch.ts";
+import { makeHeard } from "./flow/node-messages.ts";
 import { startReconciler } from "./flow/reconcile.ts";
 import { makeRecorder } from "./flow/record.ts";
 import { runStep } from "./flow/steps.ts";
@@ -70,6 +71,7 @@ export async function startControlPlane(config: Config, clouds: readonly Cloud[]
     ...flow,
     prisma: openPrisma(config.databaseUrl),
     recorder: makeRecorder(flow),
+    heard: makeHeard(flow),
     metrics: makeMetrics(flow),
   };
   const { server, port } = await listen(makeApp(deps), config);

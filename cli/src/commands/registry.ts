@@ -33,6 +33,11 @@ export const COMMANDS: readonly CommandEntry[] = [
     load: () => import("./retry.ts"),
   },
   { name: "clusters", summary: "list, start, show and stop clusters", load: () => import("./clusters.ts") },
+  {
+    name: "workspace",
+    summary: "show the workspace, or limit its concurrent tasks",
+    load: () => import("./workspace.ts"),
+  },
   { name: "doctor", summary: "check the way from here to the server", load: () => import("./doctor.ts") },
   { name: "completion", summary: "print a completion script for a shell", load: () => import("./completion.ts") },
 ];

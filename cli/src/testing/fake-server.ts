@@ -2,6 +2,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import type { AddressInfo } from "node:net";
 import { buffer } from "node:stream/consumers";
 import {
+  ChangeWorkspace,
   type Cluster,
   type ErrorCode,
   type FailureGroup,
@@ -155,6 +156,7 @@ function parseBody(request: IncomingMessage, raw: string): unknown {
         .split("\n")
         .map((line) => SubmitLine.parse(JSON.parse(line)));
     }
+    if (request.url === "/v1/workspace") return ChangeWorkspace.parse(JSON.parse(raw));
     return request.url?.startsWith("/v1/clusters")
       ? StartCluster.parse(JSON.parse(raw))
       : SubmitJob.parse(JSON.parse(raw));

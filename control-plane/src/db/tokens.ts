@@ -55,6 +55,31 @@ export async function loadWorkspace(sql: Sql, workspaceId: string): Promise<Work
   return rows[0];
 }
 
+export interface WorkspaceUse {
+  readonly id: string;
+  readonly name: string;
+  readonly tasks_running_max: number | null;
+  readonly tasks_running: number;
+}
+
+export async function loadWorkspaceUse(sql: Sql, workspaceId: string): Promise<WorkspaceUse | undefined> {
+  const rows = await sql.query<WorkspaceUse>({
+    text: `SELECT id, name, tasks_running_max,
+        (SELECT count(*)::int FROM tasks t WHERE t.workspace_id = w.id AND t.node_id IS NOT NULL) AS tasks_running
+      FROM workspaces w WHERE id = $1`,
+    values: [workspaceId],
+  });
+  return rows[0];
+}
+
+/** Holds for what is leased from then on: nothing is taken off its node. */
+export async function limitWorkspace(sql: Sql, workspaceId: string, tasksRunningMax: number | null): Promise<void> {
+  await sql.query({
+    text: "UPDATE workspaces SET tasks_running_max = $2 WHERE id = $1",
+    values: [workspaceId, tasksRunningMax],
+  });
+}
+
 /** Makes the workspace of this name, or returns the one that is there. */
 export async function ensureWorkspace(sql: Sql, workspace: WorkspaceRow): Promise<WorkspaceRow> {
   const rows = await sql.query<WorkspaceRow>({

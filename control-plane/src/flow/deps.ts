@@ -8,7 +8,7 @@ import type { Dispatcher } from "./dispatch.ts";
 import type { StepName } from "./steps.ts";
 import type { Templates } from "./templates.ts";
 
-export type { ClusterRow, ConnectedNode, NodeRow } from "../db/clusters.ts";
+export type { ClusterRow, ConnectedNode, Heartbeat, NodeRow } from "../db/clusters.ts";
 export type { PrismaClient as Prisma } from "../db/generated/client.ts";
 export type { StopBatch } from "../db/job-tasks.ts";
 export type { JobRow } from "../db/jobs.ts";

@@ -1,11 +1,23 @@
 import { type AttemptRef, type FromNode, HELLO_HOLDING_MAX, type ToNode } from "@frazil/contracts";
-import type { ConnectedNode, Deps } from "./deps.ts";
+import { makeBatcher } from "./batcher.ts";
+import type { ConnectedNode, Deps, Heartbeat } from "./deps.ts";
 import { topics } from "./deps.ts";
 import type { Recorder } from "./record.ts";
 import { requeueHeld } from "./settle.ts";
 
 export interface NodeDeps extends Deps {
   readonly recorder: Recorder;
+  /** Notes that a node was heard of, together with others that are heard of at the same moment. */
+  readonly heard: (beat: Heartbeat) => Promise<void>;
+}
+
+export function makeHeard(deps: Pick<Deps, "db" | "pool">): NodeDeps["heard"] {
+  return makeBatcher<Heartbeat, void>(async (beats) => {
+    // Of one that beats twice, the later word.
+    const latest = new Map(beats.map((beat) => [beat.nodeId, beat]));
+    await deps.db.clusters.touchNodes(deps.pool, [...latest.values()]);
+    return beats.map(() => undefined);
+  });
 }
 
 /** Handles one message of a node and returns what to answer. Every message may come twice, late, or from a node that lost its tasks. */
@@ -15,7 +27,7 @@ export async function handleNodeMessage(deps: NodeDeps, node: ConnectedNode, mes
       return greet(deps, node, message.holding);
     case "heartbeat": {
       const lost = await deps.db.tasks.renewLeases(deps.pool, node.id, message.holding, deps.settings.leaseTtlMs);
-      await deps.db.clusters.touchNode(deps.pool, node.id, message.cpuPercent, message.memoryBytes);
+      await deps.heard({ nodeId: node.id, cpuPercent: message.cpuPercent, memoryBytes: message.memoryBytes });
       for (const attempt of lost) deps.dispatcher.release(node.id, attempt, undefined);
       deps.dispatcher.keep(node.id, message.holding);
       return [{ type: "beat", lost }];

@@ -14,6 +14,7 @@ import { newApp, registerProblem } from "./openapi.ts";
 import { answerProblem } from "./problems.ts";
 import type { HttpDeps } from "./reads.ts";
 import { answerStalls } from "./stall.ts";
+import { workspaceRoutes } from "./workspace.ts";
 
 /** Of requests that are not submissions; those have limits of their own. */
 const BODY_BYTES_MAX = 1024 * 1024;
@@ -42,6 +43,7 @@ export function makeApp(deps: AppDeps): OpenAPIHono<AppEnv> {
   app.route("/", jobRoutes(deps));
   app.route("/", eventRoutes(deps));
   app.route("/", clusterRoutes(deps));
+  app.route("/", workspaceRoutes(deps));
   registerProblem(app);
   app.openAPIRegistry.registerComponent("securitySchemes", "token", {
     type: "http",

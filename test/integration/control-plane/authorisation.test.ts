@@ -37,6 +37,8 @@ const CASES: Record<string, Case> = {
   "GET /v1/clusters/{id}/wait": { id: "cluster", success: 200 },
   "POST /v1/clusters/{id}/stop": { id: "cluster", success: 202 },
   "GET /v1/me": { id: null, success: 200 },
+  "GET /v1/workspace": { id: null, success: 200 },
+  "PATCH /v1/workspace": { id: null, body: { tasksRunningMax: null }, success: 200 },
 };
 
 /** Routes that take a node's token, with a body that it may send. */
