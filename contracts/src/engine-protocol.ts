@@ -67,6 +67,16 @@ export const ToEngine = z.discriminatedUnion("type", [
     storageOptions: z.record(z.string(), z.string()),
     cwd: z.string().nullable(),
   }),
+  /** Remove what attempts of an ended job left behind; answer with `swept`, then `idle`. */
+  z.strictObject({
+    type: z.literal("sweep"),
+    jobId: z.string(),
+    /** Attempts whose results, where there is no destination, are nobody's. */
+    attempts: z.array(z.object({ taskId: z.string(), attempt: z.int() })),
+    output: Output,
+    resultsLocation: z.string(),
+    cwd: z.string().nullable(),
+  }),
   z.strictObject({ type: z.literal("exit") }),
 ]);
 export type ToEngine = z.infer<typeof ToEngine>;
@@ -107,6 +117,8 @@ export const FromEngine = z.discriminatedUnion("type", [
     taskId: z.string(),
     keys: z.array(FoundKey),
     splitState: z.json(),
+    /** The input lies repartitioned among the results, until the ended job is swept. */
+    stored: z.boolean().optional(),
     usage: EngineUsage,
   }),
   /** The output lies staged; the engine waits for `publish` or `abandon` (of this task; other tasks of the run go on). */
@@ -119,6 +131,8 @@ export const FromEngine = z.discriminatedUnion("type", [
     retryable: z.boolean(),
     usage: EngineUsage,
   }),
+  /** Answer to `sweep`. */
+  z.object({ type: z.literal("swept"), error: ErrorInfo.nullable() }),
   /** The run is over: every task of it was answered. */
   z.object({ type: z.literal("idle") }),
 ]);

@@ -25,6 +25,8 @@ export const NODE_MESSAGE_BYTES_MAX = 64 * KiB;
 export const HELLO_HOLDING_MAX = NODE_MESSAGE_BYTES_MAX / 128;
 /** A plan this small travels inside the lease message. */
 export const INLINE_PLAN_BYTES_MAX = 24 * KiB;
+/** Attempts that one part of a sweep names. */
+export const SWEEP_ATTEMPTS_MAX = 5_000;
 export const MANIFEST_BYTES_MAX = 32 * KiB;
 export const ERROR_MESSAGE_CHARS_MAX = 8 * KiB;
 export const ERROR_TRACEBACK_CHARS_MAX = 32 * KiB;

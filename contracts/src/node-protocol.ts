@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { EngineResult, EngineUsage, FoundKey, Manifest, TaskRef } from "./engine-protocol.ts";
 import { EngineChoice, ErrorInfo, Output, PartitionBy } from "./job-api.ts";
+import { SWEEP_ATTEMPTS_MAX } from "./limits.ts";
 import { TaskKind } from "./statuses.ts";
 
 /**
@@ -13,6 +14,7 @@ import { TaskKind } from "./statuses.ts";
  *        answer {messages: ToNode[]} (the acknowledgements).
  * `POST /v1/agent/leases` {tasks: [{taskId, attempt}]} -> LeaseBatch: the content of a `lease_by_reference`.
  * `GET  /v1/agent/plans/{planId}` -> application/octet-stream: plan bytes. A plan that is leased to the node's workspace.
+ * `GET  /v1/agent/sweeps/{jobId}?after=` -> SweepOrder: what a `sweep` is about. An ended job of the node's workspace.
  * `POST /v1/agent/logs` {lines: NodeLogLine[]} -> 204: idempotent by (taskId, attempt, seq).
  */
 export const JoinRequest = z.strictObject({
@@ -66,6 +68,15 @@ export type LeaseBatch = z.infer<typeof LeaseBatch>;
 const AttemptRef = z.object({ taskId: z.string(), attempt: z.int() });
 export type AttemptRef = z.infer<typeof AttemptRef>;
 
+/** A part of what is to be removed of an ended job: all that it has staged, and the results of these attempts. */
+export const SweepOrder = z.object({
+  template: RunTemplate,
+  attempts: z.array(AttemptRef).max(SWEEP_ATTEMPTS_MAX),
+  /** Where the next part begins; null for the last. */
+  next: z.string().nullable(),
+});
+export type SweepOrder = z.infer<typeof SweepOrder>;
+
 export const ToNode = z.discriminatedUnion("type", [
   z.object({ type: z.literal("welcome"), slots: z.int(), memoryMiB: z.int() }),
   z.object({ type: z.literal("lease"), batch: LeaseBatch }),
@@ -82,6 +93,8 @@ export const ToNode = z.discriminatedUnion("type", [
   z.object({ type: z.literal("recall"), tasks: z.array(AttemptRef) }),
   /** Answer to `heartbeat`. `lost` attempts are no longer this node's: kill them, as for `cancel`. */
   z.object({ type: z.literal("beat"), lost: z.array(AttemptRef) }),
+  /** Remove what attempts of this ended job left in storage, as `/v1/agent/sweeps` says; answer with `swept`. */
+  z.object({ type: z.literal("sweep"), jobId: z.string(), token: z.string() }),
   /** Finish what runs, take nothing new, then exit. */
   z.object({ type: z.literal("drain") }),
 ]);
@@ -89,7 +102,13 @@ export type ToNode = z.infer<typeof ToNode>;
 
 export const Outcome = z.discriminatedUnion("kind", [
   z.object({ kind: z.literal("succeeded"), result: EngineResult, head: z.string().nullable() }),
-  z.object({ kind: z.literal("split"), keys: z.array(FoundKey), splitState: z.json() }),
+  z.object({
+    kind: z.literal("split"),
+    keys: z.array(FoundKey),
+    splitState: z.json(),
+    /** As the engine's `keys` says it. */
+    stored: z.boolean().optional(),
+  }),
   z.object({ kind: z.literal("failed"), error: ErrorInfo, retryable: z.boolean() }),
   /** Given back without an answer: cancelled, lost, or never started because the node drains. */
   z.object({ kind: z.literal("released") }),
@@ -122,6 +141,8 @@ export const FromNode = z.discriminatedUnion("type", [
     usage: NodeUsage.nullable(),
     openedPython: z.boolean(),
   }),
+  /** `token` is that of the `sweep`. */
+  z.object({ type: z.literal("swept"), jobId: z.string(), token: z.string(), error: ErrorInfo.nullable() }),
 ]);
 export type FromNode = z.infer<typeof FromNode>;
 

@@ -18,6 +18,7 @@ import { makeHeard } from "./flow/node-messages.ts";
 import { startReconciler } from "./flow/reconcile.ts";
 import { makeRecorder } from "./flow/record.ts";
 import { runStep } from "./flow/steps.ts";
+import { orderSweep } from "./flow/sweep.ts";
 import { openTemplates } from "./flow/templates.ts";
 import { serveAgentSockets } from "./http/agent-socket.ts";
 import { type AppDeps, makeApp } from "./http/app.ts";
@@ -66,6 +67,11 @@ export async function startControlPlane(config: Config, clouds: readonly Cloud[]
   changes.onAny((topic) => {
     if (topic.startsWith("room:")) dispatcher.wake(topic.slice("room:".length));
     if (topic.startsWith("cancel:")) dispatcher.cancel(topic.slice("cancel:".length));
+    if (topic.startsWith("sweep:")) {
+      orderSweep(flow, topic.slice("sweep:".length)).catch((error) =>
+        log.warn({ err: error, topic }, "no sweep ordered"),
+      );
+    }
   });
   const deps: AppDeps = {
     ...flow,

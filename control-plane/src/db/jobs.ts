@@ -219,6 +219,8 @@ export interface Tally {
   readonly cancelled: number;
   readonly splitsDone: number;
   readonly added: number;
+  /** Attempts may have left something in storage. */
+  readonly leftovers: boolean;
 }
 
 /** Adds to a job's counts. Call it once per job and transaction, in the order of job ids, so that two batches can't deadlock. */
@@ -226,8 +228,16 @@ export async function tallyJob(sql: Sql, tally: Tally): Promise<JobRow> {
   const rows = await sql.query<JobRow>({
     name: "tally-job",
     text: `UPDATE jobs SET tasks_succeeded = tasks_succeeded + $2, tasks_failed = tasks_failed + $3, tasks_cancelled = tasks_cancelled + $4,
-        splits_open = splits_open - $5, tasks_total = tasks_total + $6, revision = revision + 1 WHERE id = $1 RETURNING *`,
-    values: [tally.jobId, tally.succeeded, tally.failed, tally.cancelled, tally.splitsDone, tally.added],
+        splits_open = splits_open - $5, tasks_total = tasks_total + $6, leftovers = leftovers OR $7, revision = revision + 1 WHERE id = $1 RETURNING *`,
+    values: [
+      tally.jobId,
+      tally.succeeded,
+      tally.failed,
+      tally.cancelled,
+      tally.splitsDone,
+      tally.added,
+      tally.leftovers,
+    ],
   });
   return rows[0] as JobRow;
 }
@@ -242,6 +252,9 @@ export function tallyOf(job: JobRow): JobTally {
   };
 }
 
+/** Attempts that were ended with their job have ended by then; one that says so later has the job swept again. */
+const SWEEP_AFTER_SECONDS = 1;
+
 /** Ends the job if nothing of it is open. Idempotent: a job that ended stays as it is. */
 export async function endJobIfDone(sql: Sql, job: JobRow): Promise<JobRow> {
   const end = decideJobEnd(tallyOf(job));
@@ -250,12 +263,13 @@ export async function endJobIfDone(sql: Sql, job: JobRow): Promise<JobRow> {
   const rows = await sql.query<JobRow>({
     name: "end-job",
     text: `WITH done AS (
-        UPDATE jobs SET status = $2, phase = NULL, error = CASE WHEN $2 = 'failed' THEN coalesce($3, error) END, finished_at = now(), revision = revision + 1
+        UPDATE jobs SET status = $2, phase = NULL, error = CASE WHEN $2 = 'failed' THEN coalesce($3, error) END, finished_at = now(), revision = revision + 1,
+          sweep_due_at = CASE WHEN leftovers THEN now() + make_interval(secs => $6) END
         WHERE id = $1 AND status = ANY($4) RETURNING *
       ), event AS (INSERT INTO events (workspace_id, job_id, event) SELECT workspace_id, id, $5 FROM done)
       , busy AS (UPDATE clusters SET busy_at = now() FROM done WHERE clusters.id = done.cluster_id)
       SELECT * FROM done`,
-    values: [job.id, target(JOB, end), error, sources(JOB, end), end],
+    values: [job.id, target(JOB, end), error, sources(JOB, end), end, SWEEP_AFTER_SECONDS],
   });
   return rows[0] ?? job;
 }

@@ -59,4 +59,6 @@ export const topics = {
   /** A user's token, by its prefix, or a node's was changed, by whomever: triggers of the database announce it. */
   token: (prefix: string) => `token:${prefix}`,
   node: (nodeId: string) => `node:${nodeId}`,
+  /** A node is wanted that removes what is left of this ended job. */
+  sweep: (jobId: string) => `sweep:${jobId}`,
 };

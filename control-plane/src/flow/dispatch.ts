@@ -66,6 +66,8 @@ export interface Dispatcher {
   unclaim(claim: Claim): void;
   /** Content of a lease that was too large for a message. */
   describe(nodeId: string, attempts: readonly AttemptRef[]): Promise<LeaseBatch[]>;
+  /** A node that is connected here: of this cluster, or of any of the workspace's. */
+  anyLink(workspaceId: string, clusterId: string | null): Link | undefined;
   stats(): { nodes: number; slots: number; held: number };
 }
 
@@ -128,6 +130,10 @@ export function makeDispatcher(deps: DispatchDeps): Dispatcher {
     deliver: (claimed, task, template) => deliver(state, claimed, task, template),
     unclaim: (claimed) => unclaim(state, claimed),
     describe: (nodeId, attempts) => describe(state, nodeId, attempts),
+    anyLink: (workspaceId, clusterId) =>
+      [...links.byNode.values()].find(
+        ({ link }) => link.workspaceId === workspaceId && (clusterId === null || link.clusterId === clusterId),
+      )?.link,
     stats() {
       const all = [...links.byNode.values()];
       return {

@@ -4,6 +4,7 @@ import type { ConnectedNode, Deps, Heartbeat } from "./deps.ts";
 import { topics } from "./deps.ts";
 import type { Recorder } from "./record.ts";
 import { requeueHeld } from "./settle.ts";
+import { sweepAfterLoss } from "./sweep.ts";
 
 export interface NodeDeps extends Deps {
   readonly recorder: Recorder;
@@ -30,6 +31,7 @@ export async function handleNodeMessage(deps: NodeDeps, node: ConnectedNode, mes
       await deps.heard({ nodeId: node.id, cpuPercent: message.cpuPercent, memoryBytes: message.memoryBytes });
       for (const attempt of lost) deps.dispatcher.release(node.id, attempt, undefined);
       deps.dispatcher.keep(node.id, message.holding);
+      await sweepAfterLoss(deps, lost);
       return [{ type: "beat", lost }];
     }
     case "started":
@@ -50,6 +52,12 @@ export async function handleNodeMessage(deps: NodeDeps, node: ConnectedNode, mes
       const accepted = await deps.recorder.finished({ nodeId: node.id, message });
       return [{ type: "recorded", taskId, attempt, accepted }];
     }
+    case "swept": {
+      const { jobId, token, error } = message;
+      if (error === null) await deps.db.sweeps.endSweep(deps.pool, node.workspace_id, jobId, token);
+      else deps.log.warn({ job: jobId, node: node.id, error: error.message }, "leftovers of a job not removed");
+      return [];
+    }
   }
 }
 
@@ -57,6 +65,7 @@ export async function handleNodeMessage(deps: NodeDeps, node: ConnectedNode, mes
 async function greet(deps: NodeDeps, node: ConnectedNode, holding: readonly AttemptRef[]): Promise<ToNode[]> {
   deps.dispatcher.forget(node.id);
   const lost = await deps.db.tasks.renewLeases(deps.pool, node.id, holding, deps.settings.leaseTtlMs);
+  await sweepAfterLoss(deps, lost);
   if (holding.length < HELLO_HOLDING_MAX) await requeueHeld(deps, node.id, holding);
   return lost.length === 0 ? [] : [{ type: "cancel", tasks: [...lost] }];
 }

@@ -69,6 +69,10 @@ async function recordBatch(deps: RecordDeps, reports: readonly Report[]): Promis
     return { settled: await settle(deps, sql, [...chosen.values()]), live: accepted };
   });
   if (settled !== undefined) announceSettled(deps, settled);
+  const refused = reports.filter((_, at) => !live[at]).map(({ message }) => message);
+  await deps.db.sweeps
+    .sweepAgain(deps.pool, refused, 0)
+    .catch((error) => deps.log.warn({ err: error }, "late attempts not noted for sweeping"));
   return live;
 }
 
@@ -105,6 +109,7 @@ function decide(task: OpenTask, message: Finished, room: number): Settlement {
       return {
         outcome: { ...common, event: "finish", attemptStatus: "succeeded", splitState: outcome.splitState },
         keys: outcome.keys,
+        leftovers: outcome.stored === true,
       };
     case "failed":
       return settleFailure(task, outcome.error, { retryable: outcome.retryable, attemptStatus: "failed", usage });

@@ -57,6 +57,7 @@ export async function retryJob(deps: Deps, { workspaceId, user, jobId, idempoten
       cancelled: 0,
       splitsDone: -open.splits,
       added: open.tasks,
+      leftovers: false,
     });
   });
   if (job === undefined)

@@ -10,6 +10,7 @@ import {
   type TaskStatus,
 } from "@frazil/contracts";
 import { decideAfterFailure, decideAfterRelease, RELEASES_MAX } from "../domain/after-failure.ts";
+import { mayLeaveFiles } from "../domain/leftovers.ts";
 import {
   type AttemptKey,
   type Deps,
@@ -28,6 +29,8 @@ export interface Settlement {
   readonly outcome: TaskOutcome;
   readonly result?: { readonly result: EngineResult; readonly head: string | null };
   readonly keys?: readonly FoundKey[];
+  /** It succeeded, and yet something of it lies in storage that is to be removed when the job has ended. */
+  readonly leftovers?: boolean;
 }
 
 /** What became of a batch, for those to be told after the commit. */
@@ -111,8 +114,10 @@ export async function settle(deps: SettleDeps, sql: Sql, settlements: readonly S
 
 /** A split task that is done becomes its keys; one that failed counts as one failed task. */
 function tallyOf(jobId: string, settlements: readonly Settlement[]) {
-  const tally = { jobId, succeeded: 0, failed: 0, cancelled: 0, splitsDone: 0, added: 0 };
-  for (const { outcome, keys } of settlements) {
+  const tally = { jobId, succeeded: 0, failed: 0, cancelled: 0, splitsDone: 0, added: 0, leftovers: false };
+  for (const { outcome, keys, leftovers } of settlements) {
+    if (leftovers || mayLeaveFiles({ status: outcome.attemptStatus, code: outcome.error?.code }))
+      tally.leftovers = true;
     const isSplit = outcome.task.kind === "split";
     if (outcome.event === "requeue") continue;
     if (isSplit) tally.splitsDone += 1;
@@ -251,6 +256,7 @@ async function stopBatch(deps: SettleDeps, sql: Sql, batch: StopBatch) {
     cancelled: isFailing ? 0 : tasks.length,
     splitsDone: splits,
     added: splits,
+    leftovers: tasks.some((task) => task.node_id !== null),
   });
   const settled: Settled = {
     jobs: [await deps.db.jobs.endJobIfDone(sql, counted)],
@@ -270,6 +276,7 @@ export async function finish(deps: SettleDeps, jobId: string): Promise<void> {
       cancelled: 0,
       splitsDone: 0,
       added: 0,
+      leftovers: false,
     });
     return deps.db.jobs.endJobIfDone(sql, row);
   });

@@ -1,6 +1,7 @@
 import type { Deps } from "./deps.ts";
 import { place, provision, stopIdle, supervise, tearDown } from "./place.ts";
 import { expire, finish, stopJob } from "./settle.ts";
+import { sweep } from "./sweep.ts";
 
 /** What one look for due rows takes; the rest is found at the next. */
 const FOUND_MAX = 200;
@@ -55,6 +56,12 @@ export const STEPS = {
     run: finish,
     timeoutMs: 30_000,
     everyMs: 5_000,
+  },
+  sweep: {
+    find: (deps) => deps.db.sweeps.findSweepable(deps.pool, FOUND_MAX),
+    run: sweep,
+    timeoutMs: 10_000,
+    everyMs: 1_000,
   },
   stop_job: {
     find: (deps) => deps.db.jobs.findStopping(deps.pool, FOUND_MAX),

@@ -1,5 +1,6 @@
 import {
   FromNode,
+  JobId,
   JoinRequest,
   LOG_BATCH_LINES_MAX,
   NodeLogLine,
@@ -12,6 +13,7 @@ import { z } from "zod";
 import { hashToken, mintNodeToken } from "../domain/tokens.ts";
 import { topics } from "../flow/deps.ts";
 import { handleNodeMessage, type NodeDeps } from "../flow/node-messages.ts";
+import { describeSweep } from "../flow/sweep.ts";
 import { type AppEnv, requireNode } from "./auth.ts";
 import { type BodyLimits, parseJsonOfNode, readBytes, textOf } from "./body.ts";
 import { parse } from "./submission.ts";
@@ -61,6 +63,13 @@ export function agentRoutes(deps: NodeDeps): Hono<AppEnv> {
     return c.body(new Uint8Array(deps.sealer.open(sealed, workspaceId)), 200, {
       "content-type": "application/octet-stream",
     });
+  });
+  app.get("/v1/agent/sweeps/:id", node, async (c) => {
+    const jobId = JobId.safeParse(c.req.param("id"));
+    const after = c.req.query("after") ?? null;
+    const order = jobId.success ? await describeSweep(deps, c.get("node").workspace_id, jobId.data, after) : undefined;
+    if (order === undefined) throw new Problem("not_found", "There is no such ended job in this node's workspace.");
+    return c.json(order);
   });
   app.post("/v1/agent/logs", node, async (c) => {
     const { lines } = await readBody(c, LogBatch);

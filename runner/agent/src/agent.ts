@@ -70,6 +70,7 @@ export function startAgent(deps: AgentDeps): Agent {
     fetching: new Map(),
     waiting: new Set(),
     running: new Set(),
+    sweeps: new Map(),
     busySlots: 0,
     welcomed: false,
     draining: false,

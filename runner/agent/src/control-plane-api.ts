@@ -6,6 +6,7 @@ import {
   LeaseBatch,
   type NodeLogLine,
   PLAN_BYTES_MAX,
+  SweepOrder,
   ToNode,
 } from "@frazil/contracts";
 import { z } from "zod";
@@ -38,6 +39,8 @@ export interface ControlPlaneApi {
   sendMessages(messages: readonly FromNode[]): Promise<ToNode[]>;
   fetchLeases(tasks: readonly AttemptRef[]): Promise<LeaseBatch[]>;
   fetchPlan(planId: string): Promise<Buffer>;
+  /** The part of what is to be removed of an ended job that begins after `after`. */
+  fetchSweep(jobId: string, after: string | null): Promise<SweepOrder>;
   sendLogs(lines: readonly NodeLogLine[]): Promise<"sent" | "refused">;
 }
 
@@ -66,6 +69,15 @@ export function createApi(address: string, nodeToken: string): ControlPlaneApi {
       const bytes = Buffer.from(await response.arrayBuffer());
       if (bytes.length > PLAN_BYTES_MAX) throw new RefusedError(413, `a plan of ${bytes.length} bytes`);
       return bytes;
+    },
+    async fetchSweep(jobId, after) {
+      const query = after === null ? "" : `?after=${encodeURIComponent(after)}`;
+      const response = await fetch(`${address}/v1/agent/sweeps/${encodeURIComponent(jobId)}${query}`, {
+        headers: { authorization: `Bearer ${nodeToken}` },
+        signal: AbortSignal.timeout(REQUEST_WITHIN_MS),
+      });
+      await refuseUnlessOk(response);
+      return SweepOrder.parse(await response.json());
     },
     async sendLogs(lines) {
       try {

@@ -1,6 +1,7 @@
 import type { AttemptRef, LeaseBatch, Run, RunTemplate } from "@frazil/contracts";
 import { backoffMs } from "./backoff.ts";
 import { RefusedError } from "./control-plane-api.ts";
+import type { EngineOrder } from "./engine-choice.ts";
 import { hashVariables } from "./engine-variables.ts";
 import type { EngineEnvironment } from "./environments.ts";
 import { attemptKey, memoryShareBytes, slotsOf } from "./lease-queue.ts";
@@ -77,17 +78,20 @@ function prepare(node: Node, run: ActiveRun): void {
 }
 
 function makeReady(run: ActiveRun, environment: EngineEnvironment): void {
-  const { template } = run;
-  run.order = {
+  run.order = engineOrder(run.template, environment, run.slots);
+  run.ready = true;
+}
+
+export function engineOrder(template: RunTemplate, environment: EngineEnvironment, threads: number): EngineOrder {
+  return {
     environment,
     environmentKey: environment.key,
-    threads: run.slots,
+    threads,
     variables: template.env,
     variablesHash: hashVariables(template.env),
     workspaceId: template.workspaceId,
     user: template.user,
   };
-  run.ready = true;
 }
 
 async function awaitEnvironment(node: Node, run: ActiveRun, environment: Promise<EngineEnvironment>): Promise<void> {

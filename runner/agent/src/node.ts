@@ -32,6 +32,8 @@ export interface Node {
   /** In order of arrival. */
   readonly waiting: Set<ActiveRun>;
   readonly running: Set<ActiveRun>;
+  /** Ended jobs whose leftovers in storage this node is to remove, in order of arrival, the one under way included; with the order's token. */
+  readonly sweeps: Map<string, string>;
   busySlots: number;
   welcomed: boolean;
   draining: boolean;

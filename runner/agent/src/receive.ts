@@ -5,6 +5,7 @@ import { attemptKey } from "./lease-queue.ts";
 import type { Node } from "./node.ts";
 import { answerOpenTasks, openTasks, publish, withdrawAndTell, withdrawSilently } from "./run-task.ts";
 import { dropAnswered, prewarmSoon, schedule } from "./schedule.ts";
+import { sweepLater } from "./sweeps.ts";
 
 /** What each message of the control plane makes the node do. */
 export function receive(node: Node, message: ToNode): void {
@@ -36,6 +37,9 @@ export function receive(node: Node, message: ToNode): void {
       break;
     case "beat":
       for (const ref of message.lost) letGo(node, ref);
+      break;
+    case "sweep":
+      sweepLater(node, message);
       break;
     case "drain":
       drain(node);

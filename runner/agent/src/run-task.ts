@@ -167,6 +167,7 @@ function converse(deps: RunDeps, run: ActiveRun, engine: Engine, plans: PlansByT
           afterOutput(onIdle);
           return;
         }
+        if (message.type === "swept") return;
         hear(deps, run, engine, watch, message, body);
         if (!("usage" in message)) return;
         if (!hasWork(run)) finish();
@@ -253,7 +254,7 @@ function firstListening(run: ActiveRun): TaskState | undefined {
   return undefined;
 }
 
-type TaskMessage = Exclude<FromEngine, { type: "idle" }>;
+type TaskMessage = Exclude<FromEngine, { type: "idle" | "swept" }>;
 
 function hear(deps: RunDeps, run: ActiveRun, engine: Engine, watch: Watch, message: TaskMessage, body: Buffer): void {
   if (message.type === "ready") return;
@@ -285,7 +286,7 @@ function offer(deps: RunDeps, task: TaskState, manifest: Manifest): void {
 function outcomeOf(message: Extract<TaskMessage, { usage: unknown }>, body: Buffer): Outcome {
   switch (message.type) {
     case "keys":
-      return { kind: "split", keys: message.keys, splitState: message.splitState };
+      return { kind: "split", keys: message.keys, splitState: message.splitState, stored: message.stored };
     case "done":
       return { kind: "succeeded", result: message.result, head: body.length === 0 ? null : body.toString("base64") };
     case "failed":

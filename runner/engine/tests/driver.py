@@ -32,16 +32,16 @@ class EngineGone(Exception):
 class Engine:
     """One engine process. Use as a context manager."""
 
-    def __init__(self, env: dict[str, str] | None = None, cwd: str | None = None) -> None:
-        """Starts the process and waits until it is ready."""
+    def __init__(self, env: dict[str, str] | None = None, cwd: str | None = None, prefix: tuple[str, ...] = ()) -> None:
+        """Starts the process, with a command before it if one is given, and waits until it is ready."""
         to_engine, self._write = os.pipe()
         self._read, from_engine = os.pipe()
         # The engine expects its pipes at 3 and 4; the parent's own may have other numbers.
-        script = f'exec 3<&{to_engine} 4>&{from_engine}; exec "$0" -u -m frazil_engine'
+        script = f'exec 3<&{to_engine} 4>&{from_engine}; exec "$@" -u -m frazil_engine'
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("POLARS_")}
         environment = {**inherited, "PYTHONPATH": str(SOURCE), "RUST_BACKTRACE": "0", **(env or {})}
         self.process = subprocess.Popen(
-            ["bash", "-c", script, sys.executable],
+            ["bash", "-c", script, "bash", *prefix, sys.executable],
             env=environment,
             cwd=cwd,
             pass_fds=(to_engine, from_engine),

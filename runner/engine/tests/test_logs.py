@@ -69,6 +69,24 @@ def test_a_long_log_is_cut_with_a_mark(engine: Engine, results: Path) -> None:
     assert run(engine, results, lambda frame: (print("again"), frame)[1]).log_lines("stdout") == ["again"]
 
 
+def test_a_gigabyte_is_dropped_as_fast_as_it_is_printed(engine: Engine, results: Path) -> None:
+    def shout(frame: pl.DataFrame) -> pl.DataFrame:
+        import time
+
+        started = time.perf_counter()
+        # One line without an end, and then very many.
+        print("z" * 500_000_000)
+        for _ in range(500):
+            print("y\n" * 500_000)
+        assert time.perf_counter() - started < 60
+        return frame
+
+    lines = run(engine, results, shout).log_lines("stdout")
+    assert sum(len(line) + 1 for line in lines[:-1]) <= 1024 * 1024
+    assert len(lines) == 1024 * 1024 // 8193 + 1 and set(lines[0]) == {"z"}
+    assert "dropped" in lines[-1]
+
+
 def test_a_long_line_comes_in_parts(engine: Engine, results: Path) -> None:
     def shout(frame: pl.DataFrame) -> pl.DataFrame:
         print("y" * 20_000)

@@ -388,3 +388,32 @@ def test_a_reader_never_sees_part_of_an_overwrite(engine: Engine, results: Path,
         (folder / folder.name).touch()
     assert publish_local.exchange(str(first), str(second)) is True
     assert [path.name for path in first.iterdir()] == ["second"]
+
+
+@pytest.mark.smoke
+def test_a_publishing_that_may_be_tried_again_keeps_what_was_staged(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from frazil_engine import destinations, outcomes
+    from frazil_engine.destinations import Staging
+    from frazil_engine.errors import Failure
+    from frazil_engine.protocol import read_runs
+    from frazil_engine.sinks import write_result
+
+    message = run_message(results, destination=str(tmp_path / "d" / "out"), format="parquet")
+    [run] = read_runs({**message, "plan": {"kind": "dsl", "bytes": [0]}}, b"")
+    staging = Staging(run, run.tasks[0])
+    written = write_result(NEW.lazy(), staging.target, "parquet", {}, "streaming", 0)
+    staged = outcomes.Staged(run.tasks[0], staging, staging.seal(written, []), written, [])
+
+    def fail(code: str) -> Any:
+        def publish(*_arguments: Any) -> str:
+            raise Failure(code, "not now")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(destinations, "publish", publish)
+            return outcomes.settle(staged, "publish", set(), {}).message
+
+    assert fail("storage_failed")["retryable"] is True
+    location = destinations.publish(staged.manifest, {})
+    assert_frame_equal(pl.read_parquet(location), NEW)

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from driver import Engine, Message, partition_by, run_message, serialize, task
 from polars.testing import assert_frame_equal
+from test_sweeping import sweep_message
 
 moto_server = pytest.importorskip("moto.server")
 
@@ -207,6 +208,42 @@ def test_a_failed_query_leaves_nothing(
     assert keys(options, f"{prefix}/") == [] and keys(options, ".frazil-staging/") == []
 
 
+def lose_staged(results: Path, options: dict[str, str], destination: str, **fields: Any) -> None:
+    """Stages an output as an engine does, and goes no further, as one that is killed."""
+    stage(results, options, destination, "error", **fields)
+
+
+def test_a_sweep_removes_what_killed_engines_staged_and_the_next_attempt_what_those_before_it_did(
+    engine: Engine, results: Path, options: dict[str, str], prefix: str
+) -> None:
+    out = f"{prefix}/out/"
+    for job_id, task_id, attempt in (("job_1", "task_1", 1), ("job_1", "task_2", 1), ("job_2", "task_1", 1)):
+        lose_staged(results, options, out, jobId=job_id, tasks=[task(task_id, attempt)])
+    assert len(keys(options, ".frazil-staging/")) == 3
+    submit(engine, results, options, out, "error", tasks=[task("task_1", 2)]).one("done")
+    staged = [".frazil-staging/job_1/task_2-1/part-0.parquet", ".frazil-staging/job_2/task_1-1/part-0.parquet"]
+    assert keys(options, ".frazil-staging/") == staged
+    for job_id in ("job_1", "job_2"):
+        message = sweep_message(results, f"s3://{BUCKET}/{out}", storageOptions=options, jobId=job_id)
+        assert engine.converse(message).one("swept")["error"] is None
+        staged = [key for key in staged if job_id not in key]
+        assert keys(options, ".frazil-staging/") == staged
+    assert keys(options, f"{prefix}/") == [f"{out}part-0.parquet"]
+
+
+def test_results_of_attempts_that_lost_are_removed_in_a_store_too(
+    engine: Engine, options: dict[str, str], prefix: str
+) -> None:
+    location = f"s3://{BUCKET}/{prefix}"
+    for task_id, attempt in (("task_1", 1), ("task_1", 2), ("task_2", 1)):
+        message = run_message(location, format="parquet", tasks=[task(task_id, attempt)])
+        engine.converse(message, serialize(NEW.lazy())).one("done")
+    assert keys(options, f"{prefix}/") == [f"{prefix}/job_1/task_1/2.parquet", f"{prefix}/job_1/task_2/1.parquet"]
+    lost = [{"taskId": "task_1", "attempt": 1}, {"taskId": "task_2", "attempt": 1}]
+    assert engine.converse(sweep_message(location, None, attempts=lost)).one("swept")["error"] is None
+    assert keys(options, f"{prefix}/") == [f"{prefix}/job_1/task_1/2.parquet"]
+
+
 def test_a_bucket_that_is_not_there_is_the_callers_mistake_and_no_secret_is_told(
     engine: Engine, results: Path, options: dict[str, str]
 ) -> None:
@@ -216,14 +253,19 @@ def test_a_bucket_that_is_not_there_is_the_callers_mistake_and_no_secret_is_told
     assert "test-secret-key" not in str(failed)
 
 
-def stage(results: Path, options: dict[str, str], destination: str, mode: str) -> Message:
+def stage(results: Path, options: dict[str, str], destination: str, mode: str, **fields: Any) -> Message:
     """An output staged in this process. Gives the manifest."""
     from frazil_engine.destinations import Staging
     from frazil_engine.protocol import read_runs
     from frazil_engine.sinks import write_result
 
     message = run_message(
-        results, destination=f"s3://{BUCKET}/{destination}", format="parquet", mode=mode, storageOptions=options
+        results,
+        destination=f"s3://{BUCKET}/{destination}",
+        format="parquet",
+        mode=mode,
+        storageOptions=options,
+        **fields,
     )
     [run] = read_runs({**message, "plan": {"kind": "dsl", "bytes": [0]}}, b"")
     staging = Staging(run, run.tasks[0])
@@ -315,6 +357,10 @@ def test_a_partitioned_job_in_a_store(engine: Engine, options: dict[str, str], p
         destination=f"s3://{BUCKET}/{prefix}/out", format="parquet", storageOptions=options, **fields,
     )  # fmt: skip
     assert len(engine.converse(message, plan).all("done")) == 3
+    # What is left of the pieces goes with the job.
+    assert all("/.pieces/" in key for key in keys(options, f"{prefix}/results"))
+    message = sweep_message(f"s3://{BUCKET}/{prefix}/results", f"s3://{BUCKET}/{prefix}/out", storageOptions=options)
+    assert engine.converse(message).one("swept")["error"] is None
     assert keys(options, f"{prefix}/results") == []
     for value, path in (("a/b", "day=a%2Fb"), ("c", "day=c"), (None, "day=__HIVE_DEFAULT_PARTITION__")):
         found_rows = pl.read_parquet(

@@ -43,6 +43,9 @@ export function removeNodeDir(nodeDir: string): void {
   rmSync(nodeDir, { recursive: true, force: true, maxRetries: 5 });
 }
 
+/** For tests that are not about the connection: a machine under load keeps it. */
+export const PATIENT = { FRAZIL_HEARTBEAT_INTERVAL_MS: "10000" };
+
 /** Starts the real agent, with the fake engine and a stand-in for uv. */
 export function startAgent(
   plane: Pick<FakeControlPlane, "address">,

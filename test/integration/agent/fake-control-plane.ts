@@ -1,7 +1,14 @@
 import { once } from "node:events";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { FromNode, type LeaseBatch, messagesOfFrame, type NodeLogLine, type ToNode } from "@frazil/contracts";
+import {
+  FromNode,
+  type LeaseBatch,
+  messagesOfFrame,
+  type NodeLogLine,
+  type SweepOrder,
+  type ToNode,
+} from "@frazil/contracts";
 import { type WebSocket, WebSocketServer } from "ws";
 
 export type FinishedMessage = Extract<FromNode, { type: "finished" }>;
@@ -15,6 +22,8 @@ export interface FakeControlPlane {
   /** Content of leases by reference, and plans that do not travel inside a lease. */
   readonly batches: LeaseBatch[];
   readonly plans: Map<string, Buffer>;
+  /** What an ended job's sweep is about, in its parts. */
+  readonly sweeps: Map<string, SweepOrder[]>;
   /** How many bytes the largest frame of a node had. */
   largestFrameBytes: number;
   /** False: outcomes are heard and not acknowledged. */
@@ -49,6 +58,7 @@ export async function startFakeControlPlane(): Promise<FakeControlPlane> {
     joins: [],
     batches: [],
     plans: new Map(),
+    sweeps: new Map(),
     largestFrameBytes: 0,
     acknowledging: true,
     accepting: true,
@@ -136,6 +146,11 @@ async function route(plane: FakeControlPlane, request: IncomingMessage, response
     });
   }
   if (path === "/v1/agent/leases") return answer(200, { batches: plane.batches.splice(0) });
+  const sweep = /^\/v1\/agent\/sweeps\/(\w+)(?:\?after=(\d+))?$/.exec(path);
+  if (sweep !== null) {
+    const part = plane.sweeps.get(sweep[1] as string)?.[Number(sweep[2] ?? 0)];
+    return part === undefined ? answer(404) : answer(200, part);
+  }
   const plan = plane.plans.get(path.replace("/v1/agent/plans/", ""));
   if (plan === undefined) return answer(404);
   response.writeHead(200, { "content-type": "application/octet-stream" });

@@ -8,6 +8,7 @@ import {
   FAKE_ENGINE_DIR,
   lease,
   makeNodeDir,
+  PATIENT,
   removeNodeDir,
   startAgent,
   until,
@@ -34,7 +35,7 @@ afterEach(async () => {
 });
 
 async function startNode(env: Record<string, string> = {}): Promise<void> {
-  agent = startAgent(plane, nodeDir, env);
+  agent = startAgent(plane, nodeDir, { ...PATIENT, ...env });
   await untilHello(plane, agent);
 }
 

@@ -6,6 +6,7 @@ import {
   enginesOf,
   lease,
   makeNodeDir,
+  PATIENT,
   removeNodeDir,
   startAgent,
   until,
@@ -21,7 +22,7 @@ let agent: AgentProcess;
 beforeAll(async () => {
   plane = await startFakeControlPlane();
   nodeDir = makeNodeDir();
-  agent = startAgent(plane, nodeDir);
+  agent = startAgent(plane, nodeDir, PATIENT);
   await untilHello(plane, agent);
 });
 
@@ -71,7 +72,12 @@ test("a task that uses more than its share of memory is ended, with the numbers,
   const gate = gatePath();
   const neighbour = send([["wait-for", gate]]);
   await started(neighbour.taskId);
-  const failed = await failureOf(send([["allocate", 400]]));
+  const failed = await failureOf(
+    send([
+      ["allocate", 400],
+      ["wait-for", join(nodeDir, "never")],
+    ]),
+  );
   expect(failed).toMatchObject({ code: "out_of_memory", retryable: false });
   expect(failed.message).toMatch(/^The task used \d+ MiB of memory; its limit is 300 MiB\.$/);
   expect(failed.usage?.peakMemoryBytes).toBeGreaterThan(300 * 1024 * 1024);

@@ -46,6 +46,7 @@ const AGENT_CASES: Record<string, unknown> = {
   "POST /v1/agent/messages": { messages: [] },
   "POST /v1/agent/leases": { tasks: [{ taskId: "task_x", attempt: 1 }] },
   "GET /v1/agent/plans/{id}": undefined,
+  "GET /v1/agent/sweeps/{id}": undefined,
   "POST /v1/agent/logs": { lines: [] },
 };
 /** Joining takes the join token in its body. */

@@ -31,6 +31,7 @@ class Staging:
     def __init__(self, run: Run, task: Task) -> None:
         assert run.output.destination is not None
         self._output: Output = run.output
+        self._job_id = run.job_id
         self._head_bytes_max = run.head_bytes_max
         self._task = task
         place = parse_place(run.output.destination, run.cwd)
@@ -58,14 +59,18 @@ class Staging:
         self._prefix = directory if self._shape == "directory" else ""
         self._final = f"{directory}/{name}" if self._shape == "directory" else place.key
         publish_objects.check_destination(self._store, place.root, self._prefix, place.key, self._output.mode)
-        self._staged = publish_objects.staging_key(self._task.task_id, self._task.attempt, name)
+        attempt = (self._job_id, self._task.task_id, self._task.attempt)
+        publish_objects.discard_earlier(self._store, *attempt)
+        self._staged = publish_objects.staging_key(*attempt, name)
         self._root = place.root
         return object_target(ObjectPlace(place.root, self._staged), options)
 
     def _stage_file(self, place: Place, partition: list[str], name: str) -> Target:
         root = os.path.realpath(str(place))
         self._final = os.path.join(root, *partition)
-        self._staging = publish_local.staging_folder(root, self._task.task_id, self._task.attempt)
+        attempt = (self._job_id, self._task.task_id, self._task.attempt)
+        self._staging = publish_local.staging_folder(root, *attempt)
+        publish_local.discard_earlier(root, *attempt)
         publish_local.check_destination(self._final, self._shape, self._output.mode)
         folder = os.path.join(self._staging, "data")
         publish_local.make_staging(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import traceback
@@ -59,7 +60,7 @@ def describe_error(error: BaseException, secrets: Iterable[str] = ()) -> tuple[d
     """The error as contracts have it (`ErrorInfo`), and whether the same task may succeed when tried again."""
     error = last_exception.behind(error) or error
     code, hint = classify(error)
-    retryable = error.retryable if isinstance(error, Failure) else code in RETRYABLE_CODES
+    retryable = error.retryable if isinstance(error, Failure) else code in RETRYABLE_CODES and not is_disk_full(error)
     info: dict[str, Any] = {
         "code": code,
         "message": clip(redact(read_message(error), secrets), ERROR_MESSAGE_CHARS_MAX),
@@ -116,7 +117,8 @@ def is_polars_error(error: BaseException) -> bool:
 ACCESS_REFUSED = re.compile(
     r"\b40[134]\b|access ?denied|forbidden|unauthorized|unauthenticated|permission denied|invalid ?access ?key"
     r"|signature ?does ?not ?match|no ?such ?(bucket|key|container|file)|object at location .* not found"
-    r"|invalid credentials|failed to .* credentials|is not a directory",
+    r"|invalid credentials|failed to .* credentials|is not a directory|file name too long|read-only file system"
+    r"|operation not permitted|too many levels of symbolic links",
     re.IGNORECASE,
 )
 STORAGE_TROUBLE = re.compile(
@@ -141,7 +143,21 @@ def classify_polars_error(error: BaseException) -> tuple[str, str | None]:
     return "query_failed", None
 
 
+DISK_FULL = re.compile(r"no space left on device|disk quota exceeded|os error (28|122)\b", re.IGNORECASE)
+FREE_SPACE = "Free space there, or write elsewhere."
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Space does not come back while the same task is tried again."""
+    return (
+        getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        or DISK_FULL.search(read_message(error)) is not None
+    )
+
+
 def classify_storage_error(text: str) -> tuple[str, str | None]:
+    if DISK_FULL.search(text):
+        return "storage_failed", FREE_SPACE
     if ACCESS_REFUSED.search(text):
         return "storage_refused", "Check the path, the credentials and what they allow."
     return "storage_failed", None

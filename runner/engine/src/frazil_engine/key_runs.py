@@ -109,7 +109,8 @@ def prepare(run: Run, plan: OpenedPlan) -> Batch:
     ]
     batch = Batch(keyed, keys, key_tasks, hold_whole_sources(keyed, run.memory_bytes))
     stored = run.split_state.get("pieces")
-    if stored is not None:
+    # A retry of the job comes when its pieces may have been removed: then it reads the input again.
+    if stored is not None and pieces.is_complete(parse_place(stored["root"], None)):
         batch.pieces_root = parse_place(stored["root"], None)
         batch.pieces_needed = stored["needed"]
         return batch
@@ -191,7 +192,7 @@ def run_key(session: Session, run: Run, batch: Batch, key_task: KeyTask, secrets
                     raise
                 outcome = write_key(run, batch, key_task, False, log)
         except BaseException as error:
-            outcome = fail(key_task.task, error, secrets)
+            outcome = fail(key_task.task, pieces_removed(batch) or error, secrets)
     release(batch, key_task)
     session.events.put(Finished(key_task, outcome, clock.usage(share)))
 
@@ -222,7 +223,17 @@ def rows_of(batch: Batch, source: KeyedSource, key_task: KeyTask) -> pl.LazyFram
     if not files and is_complete and source.number in key_task.sources:
         # The piece was removed when its task was done, and now the task runs again.
         return filtered_rows(batch, source, key_task)
+    # Looked at after the files: those listed before the mark went are all of them.
+    if (removed := pieces_removed(batch)) is not None:
+        raise removed
     return pieces.scan_piece(files, batch.pieces_needed[str(source.number)], source.schema)
+
+
+def pieces_removed(batch: Batch) -> Failure | None:
+    """Only a retry of an ended job can see its pieces go. Tried again, it reads the input itself."""
+    if batch.pieces_root is None or pieces.is_complete(batch.pieces_root):
+        return None
+    return Failure("storage_failed", "The rows of this key were removed while it ran, since the job had ended.")
 
 
 def piece_folder(batch: Batch, source: KeyedSource, key_task: KeyTask) -> Place | None:

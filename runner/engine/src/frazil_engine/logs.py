@@ -74,11 +74,15 @@ class Logs:
     def write(self, stream: str, text: str) -> None:
         log = self.current()
         with log.lock:
-            *lines, rest = (log.partial.get(stream, "") + text).split("\n")
-            while len(rest) > LOG_LINE_CHARS_MAX:
-                lines.append(rest[:LOG_LINE_CHARS_MAX])
-                rest = rest[LOG_LINE_CHARS_MAX:]
-            log.partial[stream] = rest
+            # What can't be sent any more is not even looked at: user code may print gigabytes.
+            if log.bytes_left <= 0:
+                return
+            before = log.partial.get(stream, "")
+            # Room for all that may still be sent, and for seeing that there was more.
+            *lines, rest = (before + text[: log.bytes_left + 1]).split("\n")
+            whole = max(0, (len(rest) - 1) // LOG_LINE_CHARS_MAX * LOG_LINE_CHARS_MAX)
+            lines += [rest[start : start + LOG_LINE_CHARS_MAX] for start in range(0, whole, LOG_LINE_CHARS_MAX)]
+            log.partial[stream] = rest[whole:]
             for line in lines:
                 self._send(log, stream, line)
 

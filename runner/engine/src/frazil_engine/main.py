@@ -11,20 +11,23 @@ import threading
 import polars as pl
 
 from frazil_engine import logs, protocol, runs
-from frazil_engine.protocol import Channel, ProtocolFault, Republish, Run
+from frazil_engine.protocol import Channel, ProtocolFault, Republish, Run, Sweep
+from frazil_engine.restoring import look_around
 from frazil_engine.session import Decision, Session
 
 READ_FD = 3
 WRITE_FD = 4
 EXIT_OF_FAULT = 2
 
-Work = list[Run] | Republish
+Work = list[Run] | Republish | Sweep
 
 
 def main() -> None:
     """Serves runs until `exit` or the end of the pipe: either ends the process at once, whatever it is doing."""
     channel = Channel(READ_FD, WRITE_FD)
-    session = Session(channel, logs.capture(channel), home=os.getcwd())
+    captured = logs.capture(channel)
+    home = os.getcwd()
+    session = Session(channel, captured, home, look_around(home))
     work: queue.SimpleQueue[Work] = queue.SimpleQueue()
     threading.Thread(target=read_messages, args=(session, work), name="frazil-reader", daemon=True).start()
     channel.send({"type": "ready", "python": platform.python_version(), "polars": pl.__version__, "pid": os.getpid()})
@@ -32,8 +35,10 @@ def main() -> None:
         item = work.get()
         if isinstance(item, list):
             runs.serve_runs(session, item)
-        else:
+        elif isinstance(item, Republish):
             runs.serve_republish(session, item)
+        else:
+            runs.serve_sweep(session, item)
         del item
         channel.send({"type": "idle"})
 
@@ -50,6 +55,8 @@ def read_messages(session: Session, work: queue.SimpleQueue[Work]) -> None:
                 del runs_of_message
             elif kind == "republish":
                 work.put(protocol.read_republish(message))
+            elif kind == "sweep":
+                work.put(protocol.read_sweep(message))
             elif kind in ("publish", "abandon"):
                 session.decide(Decision(protocol.take(message, "taskId", str), kind))
             elif kind == "exit":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import obstore
+from obstore.exceptions import NotFoundError
 from obstore.store import from_url
 
 from frazil_engine.places import ObjectPlace
@@ -56,13 +58,23 @@ def write(place: ObjectPlace, data: bytes) -> None:
     obstore.put(open_store(place.root, {}), place.key, data)
 
 
+def exists(place: ObjectPlace) -> bool:
+    try:
+        obstore.head(open_store(place.root, {}), place.key)
+    except (FileNotFoundError, NotFoundError):
+        return False
+    return True
+
+
 def list_keys(folder: ObjectPlace) -> list[str]:
     pages = obstore.list(open_store(folder.root, {}), prefix=folder.key.rstrip("/") + "/")
     return [found["path"] for page in pages for found in page]
 
 
 def delete(place: ObjectPlace) -> None:
-    obstore.delete(open_store(place.root, {}), place.key)
+    """Deletes an object. Some stores say so when it is not there; others don't."""
+    with contextlib.suppress(FileNotFoundError, NotFoundError):
+        obstore.delete(open_store(place.root, {}), place.key)
 
 
 def delete_below(folder: ObjectPlace) -> None:

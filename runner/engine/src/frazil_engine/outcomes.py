@@ -111,9 +111,11 @@ def settle(staged: Staged, verb: str, secrets: set[str], storage_options: dict[s
             raise Failure("stale_attempt", "This attempt lost the task; what it had staged was removed.")
         location = destinations.publish(staged.manifest, storage_options)
     except BaseException as error:
-        if not isinstance(error, Failure) or error.code != "stale_attempt":
+        answer = fail(staged.task, error, secrets)
+        # The attempt is fenced: what may be tried again is finished from these very files.
+        if verb == "publish" and not answer.message["retryable"]:
             staged.staging.abandon()
-        return fail(staged.task, error, secrets)
+        return answer
     return done(staged.task, [location], staged.written, staged.warnings)
 
 

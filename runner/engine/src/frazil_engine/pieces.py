@@ -2,11 +2,13 @@
 rows.
 
 They lie under `<results location>/<job>/.pieces/<split task>-<attempt>/<source>/<hash of the key>/<number>.arrow`. A
-source without rows of a key has no directory for it.
+source without rows of a key has no directory for it. `<split task>-<attempt>/complete` is written last and removed
+first: while it is there, what is not there has no rows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -24,6 +26,7 @@ from frazil_engine.protocol import Run
 from frazil_engine.sampling import for_each_batch
 
 FOLDER = ".pieces"
+COMPLETE = "complete"
 INDEX_COLUMN = "__frazil_index"
 # Share of the memory that rows may take before they are written out; splitting them takes as much again, twice.
 BUFFERED_SHARE = 8
@@ -79,13 +82,18 @@ def write_pieces(run: Run, plan: KeyedPlan, keys: pl.DataFrame, memory_bytes: in
     """Reads every keyed source once and writes its rows by key. Gives what key runs need to find them."""
     task = run.tasks[0]
     place = parse_place(run.results_location, None)
-    root = join(place, run.job_id, FOLDER, f"{task.task_id}-{task.attempt}")
+    folder = join(place, run.job_id, FOLDER)
+    for earlier in range(1, task.attempt):
+        with contextlib.suppress(Exception):
+            remove_all(join(folder, f"{task.task_id}-{earlier}"))
+    root = join(folder, f"{task.task_id}-{task.attempt}")
     for source in plan.keyed:
         own, frame = match_keys(source, keys)
         names = [piece_name(list(values)) for values in to_physical(own).rows()]
         writer = PieceWriter(join(root, str(source.number)), names, memory_bytes // BUFFERED_SHARE)
         for_each_batch(carriers.encode_frame(frame), writer.add)
         writer.flush()
+    write_bytes(join(root, COMPLETE), b"")
     return {
         "root": root.url if isinstance(root, ObjectPlace) else root,
         "needed": {str(source.number): source.needed for source in plan.keyed},
@@ -129,14 +137,27 @@ def join(place: Place, *names: str) -> Place:
 def write_piece(place: Place, rows: pl.DataFrame) -> None:
     buffer = io.BytesIO()
     rows.write_ipc(buffer, compression="lz4")
+    write_bytes(place, buffer.getvalue())
+
+
+def write_bytes(place: Place, data: bytes) -> None:
     if isinstance(place, ObjectPlace):
         from frazil_engine import objects
 
-        objects.write(place, buffer.getvalue())
+        objects.write(place, data)
         return
     os.makedirs(os.path.dirname(place), exist_ok=True)
     with open(place, "wb") as file:
-        file.write(buffer.getbuffer())
+        file.write(data)
+
+
+def is_complete(root: Place) -> bool:
+    """Whether the pieces are all there, but for those whose task is done."""
+    if isinstance(root, ObjectPlace):
+        from frazil_engine import objects
+
+        return objects.exists(root.below(COMPLETE))
+    return os.path.exists(os.path.join(root, COMPLETE))
 
 
 def list_piece(folder: Place) -> list[str]:
@@ -159,13 +180,50 @@ def remove_piece(folder: Place) -> None:
         objects.delete_below(folder)
         return
     shutil.rmtree(folder, ignore_errors=True)
-    parent = os.path.dirname(folder)
-    for _ in range(3):
-        try:
-            os.rmdir(parent)
-        except OSError:
-            return
-        parent = os.path.dirname(parent)
+    source = os.path.dirname(folder)
+    root = os.path.dirname(source)
+    with contextlib.suppress(OSError):
+        os.rmdir(source)
+    with contextlib.suppress(OSError):
+        if os.listdir(root) == [COMPLETE]:
+            os.unlink(os.path.join(root, COMPLETE))
+            os.rmdir(root)
+            os.rmdir(os.path.dirname(root))
+
+
+def remove_all(root: Place) -> None:
+    """Removes all pieces of one split attempt."""
+    if isinstance(root, ObjectPlace):
+        from frazil_engine import objects
+
+        objects.delete(root.below(COMPLETE))
+        objects.delete_below(root)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(root, COMPLETE))
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(root)
+
+
+def remove_of_job(results: Place, job_id: str) -> None:
+    """Removes all pieces of a job, whatever attempts made them."""
+    folder = join(results, job_id, FOLDER)
+    if isinstance(folder, ObjectPlace):
+        from frazil_engine import objects
+
+        for key in objects.list_keys(folder):
+            if key.endswith(f"/{COMPLETE}"):
+                objects.delete(ObjectPlace(folder.root, key))
+        objects.delete_below(folder)
+        return
+    try:
+        roots = os.listdir(folder)
+    except FileNotFoundError:
+        return
+    for name in roots:
+        remove_all(os.path.join(folder, name))
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
 
 
 def scan_piece(files: list[str], needed: list[str], schema: pl.Schema) -> pl.LazyFrame:

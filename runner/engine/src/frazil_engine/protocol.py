@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import os
+import re
 import struct
 import threading
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from typing import Any
 from frazil_engine.limits import ENGINE_FRAME_BYTES_MAX, HEADER_BYTES_MAX, KEYS_PER_RUN_MAX, QUERIES_PER_RUN_MAX
 
 LENGTHS = struct.Struct("<II")
+ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 Json = Any
 Message = dict[str, Any]
 
@@ -88,6 +90,20 @@ class Republish:
     job_id: str
     task: Task
     manifest: dict[str, Json]
+    storage_options: dict[str, str] = field(repr=False)
+    cwd: str | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One `sweep` message."""
+
+    job_id: str
+    # Task and number of attempts that lost.
+    attempts: list[tuple[str, int]]
+    destination: str | None
+    format: str
+    results_location: str
     storage_options: dict[str, str] = field(repr=False)
     cwd: str | None
 
@@ -219,6 +235,26 @@ def read_republish(message: Message) -> Republish:
         storage_options=take_strings(message, "storageOptions"),
         cwd=take(message, "cwd", str, optional=True),
     )
+
+
+def read_sweep(message: Message) -> Sweep:
+    """Checks a `sweep` message and gives it its types. Its ids become names of what is removed: they are nothing but
+    names.
+    """
+    output = take(message, "output", dict)
+    sweep = Sweep(
+        job_id=take(message, "jobId", str),
+        attempts=[(take(one, "taskId", str), take(one, "attempt", int)) for one in take(message, "attempts", list)],
+        destination=take(output, "destination", str, optional=True),
+        format=choose(output, "format", ("parquet", "csv", "ipc", "ndjson")),
+        results_location=take(message, "resultsLocation", str),
+        storage_options=take_strings(output, "storageOptions"),
+        cwd=take(message, "cwd", str, optional=True),
+    )
+    for name in (sweep.job_id, *(task_id for task_id, _ in sweep.attempts)):
+        if ID.fullmatch(name) is None:
+            raise ProtocolFault("An id of a sweep is not an id.")
+    return sweep
 
 
 def read_task(value: Json) -> Task:

@@ -48,9 +48,9 @@ class LocalManifest:
         return {"store": "local", **asdict(self)}
 
 
-def staging_folder(root: str, task_id: str, attempt: int) -> str:
-    """Beside the destination's root, so that it is on the same file system and no scan of the destination sees it.
-    Raises Failure (storage_refused) where that can't be.
+def job_staging(root: str, job_id: str) -> str:
+    """The parent of the staging directories of a job's attempts: beside the destination's root, so that it is on the
+    same file system and no scan of the destination sees it. Raises Failure (storage_refused) where that can't be.
     """
     if os.path.ismount(root):
         raise Failure(
@@ -58,7 +58,18 @@ def staging_folder(root: str, task_id: str, attempt: int) -> str:
             f"{root} is the root of a file system, so that nothing can be staged beside it.",
             hint="Write to a directory below it.",
         )
-    return os.path.join(os.path.dirname(root), STAGING_NAME, f"{task_id}-{attempt}")
+    return os.path.join(os.path.dirname(root), STAGING_NAME, job_id)
+
+
+def staging_folder(root: str, job_id: str, task_id: str, attempt: int) -> str:
+    return os.path.join(job_staging(root, job_id), f"{task_id}-{attempt}")
+
+
+def folder_beside(staging: str) -> str:
+    """The directory that holds the destination, in which the staging directories stand."""
+    while os.path.basename(staging) != STAGING_NAME and staging != os.sep:
+        staging = os.path.dirname(staging)
+    return os.path.dirname(staging)
 
 
 def check_destination(path: str, shape: str, mode: str) -> None:
@@ -125,10 +136,10 @@ def make_staging(path: str) -> None:
         except PermissionError:
             raise Failure(
                 "storage_refused",
-                f"{os.path.dirname(os.path.dirname(os.path.dirname(path)))} can't be written to.",
+                f"{folder_beside(path)} can't be written to.",
                 hint="Outputs are staged in the directory above the destination, which must allow it.",
             ) from None
-    raise Failure("storage_failed", f"{path} could not be made.")
+    raise Failure("storage_refused", f"{path} can't be made.")
 
 
 def seal(staged: str) -> list[str]:
@@ -174,7 +185,7 @@ def publish(manifest: LocalManifest) -> str:
             )
         make_parents(manifest.final)
         move(manifest)
-    sync_names(final, os.path.dirname(os.path.dirname(manifest.staging)))
+    sync_names(final, folder_beside(manifest.staging))
     remove_staging(manifest.staging)
     return final
 
@@ -272,10 +283,26 @@ def sync_names(final: str, base: str) -> None:
 
 
 def remove_staging(staging: str) -> None:
-    """Removes one attempt's staging directory, and the parent of all of them when it is empty."""
+    """Removes one attempt's staging directory, and those above it as far as they are of ours and empty."""
     shutil.rmtree(staging, ignore_errors=True)
-    try:
-        os.rmdir(os.path.dirname(staging))
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.EBUSY):
-            raise
+    remove_empty_parents(staging)
+
+
+def remove_empty_parents(staging: str) -> None:
+    folder = staging
+    while os.path.basename(folder) != STAGING_NAME and folder != os.sep:
+        folder = os.path.dirname(folder)
+        try:
+            os.rmdir(folder)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+                raise
+            return
+
+
+def discard_earlier(root: str, job_id: str, task_id: str, attempt: int) -> None:
+    """Removes what earlier attempts at the task left staged. That this one runs means that none of them was fenced."""
+    for earlier in range(1, attempt):
+        shutil.rmtree(staging_folder(root, job_id, task_id, earlier), ignore_errors=True)

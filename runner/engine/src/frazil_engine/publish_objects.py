@@ -6,6 +6,7 @@ one of the same name first, then the other objects of the partition are deleted.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -39,8 +40,27 @@ class ObjectManifest:
         return {"store": "objects", **asdict(self)}
 
 
-def staging_key(task_id: str, attempt: int, name: str) -> str:
-    return f"{STAGING_NAME}/{task_id}-{attempt}/{name}"
+def job_staging(job_id: str) -> str:
+    """The prefix of everything that a job has staged in a bucket."""
+    return f"{STAGING_NAME}/{job_id}"
+
+
+def staging_key(job_id: str, task_id: str, attempt: int, name: str) -> str:
+    return f"{job_staging(job_id)}/{task_id}-{attempt}/{name}"
+
+
+def discard_earlier(store: Any, job_id: str, task_id: str, attempt: int) -> None:
+    """Removes what earlier attempts at the task left staged. That this one runs means that none of them was fenced."""
+    for earlier in range(1, attempt):
+        # Whether that works is no matter of this attempt's: what stays is removed when the job has ended.
+        with contextlib.suppress(Exception):
+            delete_below(store, staging_key(job_id, task_id, earlier, ""))
+
+
+def delete_below(store: Any, prefix: str) -> None:
+    keys = list(list_keys(store, prefix))
+    if keys:
+        obstore.delete(store, keys)
 
 
 def check_destination(store: Any, root: str, prefix: str, key: str, mode: str) -> None:

@@ -6,7 +6,8 @@ from frazil_engine import outcomes
 from frazil_engine.errors import Failure, secret_values
 from frazil_engine.opening import open_plan
 from frazil_engine.outcomes import Answer, Outcome, Staged, fail, settle, write_task
-from frazil_engine.protocol import Republish, Run, Task
+from frazil_engine.protocol import Republish, Run, Sweep, Task
+from frazil_engine.restoring import restore
 from frazil_engine.session import Clock, Decision, Session, set_seeds, working_directory
 from frazil_engine.user_code import last_exception
 
@@ -32,6 +33,8 @@ def serve_run(session: Session, run: Run) -> None:
     finally:
         # Its traceback holds the data of the functions in it.
         last_exception.forget()
+        if session.has_run_python:
+            restore(session.surroundings)
 
 
 def serve_kind(session: Session, run: Run) -> None:
@@ -84,3 +87,11 @@ def serve_republish(session: Session, message: Republish) -> None:
     with working_directory(session, message.cwd), session.logs.attribute_to(message.task.task_id):
         answer = outcomes.republish(session, message)
     send_answer(session, answer, clock.usage())
+
+
+def serve_sweep(session: Session, message: Sweep) -> None:
+    """Answers one `sweep` message."""
+    # Rare, like partitioned runs.
+    from frazil_engine import sweeping
+
+    sweeping.serve_sweep(session, message)

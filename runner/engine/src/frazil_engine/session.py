@@ -16,6 +16,7 @@ import polars as pl
 
 from frazil_engine.logs import Logs
 from frazil_engine.protocol import Channel, Run
+from frazil_engine.restoring import Surroundings, enter
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class Session:
     channel: Channel
     logs: Logs
     home: str
+    surroundings: Surroundings
+    # Engines that have opened Python may have been changed by it.
+    has_run_python: bool = False
     # What the run that is under way waits for: decisions on staged outputs, and outputs that its workers have staged or
     # failed to.
     events: queue.SimpleQueue[Event] = field(default_factory=queue.SimpleQueue)
@@ -56,6 +60,7 @@ class Session:
         self.events.put(decision)
 
     def announce_python(self, has_python: bool) -> None:
+        self.has_run_python = self.has_run_python or has_python
         if has_python != self.said_python:
             self.said_python = has_python
             self.channel.send({"type": "opened", "python": has_python})
@@ -123,7 +128,7 @@ def working_directory(session: Session, cwd: str | None) -> Iterator[None]:
     try:
         yield
     finally:
-        os.chdir(session.home)
+        enter(session.home)
         if cwd in sys.path:
             sys.path.remove(cwd)
         forget_modules(set(sys.modules) - known, cwd)

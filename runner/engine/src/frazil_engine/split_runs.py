@@ -54,7 +54,13 @@ def split(session: Session, run: Run, plan: KeyedPlan, max_keys: int) -> dict[st
     ):
         session.progress(run.tasks[0].task_id, "repartitioning the input")
         state["pieces"] = pieces.write_pieces(run, plan, values, run.memory_bytes)
-    return {"type": "keys", "taskId": run.tasks[0].task_id, "keys": describe_keys(keys, values), "splitState": state}
+    return {
+        "type": "keys",
+        "taskId": run.tasks[0].task_id,
+        "keys": describe_keys(keys, values),
+        "splitState": state,
+        "stored": state["pieces"] is not None,
+    }
 
 
 def read_keys_of(plan: KeyedPlan, source: KeyedSource, max_keys: int) -> DistinctRows:

@@ -223,6 +223,15 @@ def run_plan(steps: list[tuple[str, Any]], tasks: list[Task]) -> None:
             done(task, os.getpid())
 
 
+def sweep(message: dict[str, Any]) -> None:
+    """Tells what it was asked to remove, and which process was asked, as the error; or dies of it."""
+    if message["resultsLocation"] == "/deadly":
+        os._exit(9)
+    about = {"pid": os.getpid(), **message}
+    error = None if message["resultsLocation"] == "/clean" else {"code": "storage_failed", "message": json.dumps(about)}
+    send({"type": "swept", "error": error})
+
+
 def main() -> None:
     if "FRAZIL_PARENT_PID" in os.environ:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -239,6 +248,9 @@ def main() -> None:
             send({"type": "idle"})
         elif message["type"] == "republish":
             done(message["task"], message["manifest"]["rows"])
+            send({"type": "idle"})
+        elif message["type"] == "sweep":
+            sweep(message)
             send({"type": "idle"})
         elif message["type"] == "exit":
             return
