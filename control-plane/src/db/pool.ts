@@ -38,7 +38,11 @@ export function openPool(connectionString: string, onError: (error: Error) => vo
     // Statements that don't depend on each other's answers go out together: a round trip wakes two processes.
     pipeline: true,
   } as pg.PoolConfig);
-  pool.on("error", onError);
+  pool.on("error", (error: Error & { client?: unknown }) => {
+    // All that the connection ever prepared hangs on it: a hundred kilobytes of log for each one that is cut.
+    delete error.client;
+    onError(error);
+  });
   return {
     async query(statement) {
       return (await pool.query(statement as pg.QueryConfig)).rows;

@@ -213,3 +213,18 @@ test("a cancelled lease that waits never runs, and one that is unknown is given 
   writeFileSync(gate, "");
   await outcome(first.taskId);
 });
+
+test("a recalled lease that waits is given back and never runs, one that runs goes on", async () => {
+  const gate = gatePath();
+  const first = send([["wait-for", gate]], { run: { slots: 2 } });
+  await started(first.taskId);
+  const waiting = send([]);
+  plane.send({ type: "recall", tasks: [first, waiting].map(({ taskId }) => ({ taskId, attempt: 1 })) });
+  expect((await outcome(waiting.taskId)).outcome).toEqual({ kind: "returned" });
+  expect(plane.finished(first.taskId)).toBeUndefined();
+  writeFileSync(gate, "");
+  expect((await outcome(first.taskId)).outcome.kind).toBe("succeeded");
+  expect(
+    plane.heard.filter((message) => message.type === "finished" && message.taskId === waiting.taskId),
+  ).toHaveLength(1);
+});
