@@ -37,6 +37,8 @@ export function openPool(connectionString: string, onError: (error: Error) => vo
     application_name: "frazil-control-plane",
     // Statements that don't depend on each other's answers go out together: a round trip wakes two processes.
     pipeline: true,
+    // Each statement finds its rows through one index, whatever its values are: a plan made for them anew costs more than most statements take.
+    options: "-c plan_cache_mode=force_generic_plan",
   } as pg.PoolConfig);
   pool.on("error", (error: Error & { client?: unknown }) => {
     // All that the connection ever prepared hangs on it: a hundred kilobytes of log for each one that is cut.

@@ -86,6 +86,8 @@ interface State {
   readonly taskMs: Map<string, number>;
   /** Clusters that are being filled right now. */
   readonly filling: Map<string, { again: boolean }>;
+  /** Clusters in which nothing was leasable at the last look, and of which nothing was heard since: freed slots are no reason to look again. */
+  readonly quiet: Set<string>;
   /** Clusters that are looked at in a moment. */
   readonly wakingSoon: Set<string>;
   /** Clusters in which more was queued, at the last look, than there was room for. */
@@ -104,6 +106,7 @@ export function makeDispatcher(deps: DispatchDeps): Dispatcher {
     links: makeLinks(),
     taskMs: new Map(),
     filling: new Map(),
+    quiet: new Set(),
     wakingSoon: new Set(),
     backlogged: new Set(),
     cancelled: new Set(),
@@ -156,9 +159,15 @@ async function connect(state: State, link: Link, holding: readonly LeasedTask[])
 
 /** One fill per cluster at a time; a wake that comes during one makes it look again. */
 function wake(state: State, clusterId: string): void {
+  state.quiet.delete(clusterId);
   const filling = state.filling.get(clusterId);
   if (filling !== undefined) filling.again = true;
   else if (state.links.byCluster.has(clusterId)) void fillUntilQuiet(state, clusterId);
+}
+
+/** Slots are free again. */
+function refill(state: State, clusterId: string): void {
+  if (!state.quiet.has(clusterId)) wake(state, clusterId);
 }
 
 /** No slot of the node is free yet, and what was sent ahead lasts longer than this: many ends are made up for in one statement. */
@@ -177,7 +186,8 @@ async function fillUntilQuiet(state: State, clusterId: string): Promise<void> {
   try {
     do {
       filling.again = false;
-      await fill(state, clusterId);
+      const leasable = await fill(state, clusterId);
+      if (leasable === 0 && !filling.again) state.quiet.add(clusterId);
     } while (filling.again);
   } catch (error) {
     state.deps.log.error({ err: error, cluster: clusterId }, "could not lease");
@@ -186,7 +196,8 @@ async function fillUntilQuiet(state: State, clusterId: string): Promise<void> {
   }
 }
 
-async function fill(state: State, clusterId: string): Promise<void> {
+/** Resolves to the number of jobs that had something to lease. */
+async function fill(state: State, clusterId: string): Promise<number> {
   const { deps } = state;
   const found = await deps.db.leasing.listLeasable(
     deps.pool,
@@ -204,7 +215,7 @@ async function fill(state: State, clusterId: string): Promise<void> {
       : await deps.db.leasing.loadAllowance(deps.pool, workspaceId, clusterId);
   // As it is now: nodes may have come and gone meanwhile.
   const cluster = state.links.byCluster.get(clusterId);
-  if (found.length === 0 || cluster === undefined) return;
+  if (found.length === 0 || cluster === undefined) return found.length;
   const own = found.map((job): LeasableJob => ({ ...job, taskMs: state.taskMs.get(job.jobId), elsewhere: false }));
   const jobs = [...own, ...(allowance?.rivals ?? []).map(asLeasable)];
   const sharing = assign(freeNodes(state, cluster, own), jobs, loadOf(cluster, max, allowance));
@@ -220,6 +231,7 @@ async function fill(state: State, clusterId: string): Promise<void> {
   const queued = found.reduce((sum, job) => sum + job.queued, 0);
   if (queued > leased) state.backlogged.add(clusterId);
   else state.backlogged.delete(clusterId);
+  return found.length;
 }
 
 /** A job of which nothing waits just now keeps its place: something of it may come back. */
@@ -356,13 +368,13 @@ function deliver(state: State, claimed: Claim, task: LeasedTask, template: RunTe
   for (const run of runs) hold(state.links, linkState, run, template);
   for (const message of messagesOf(runs, template, [task])) claimed.link.send(message);
   // What came meanwhile found the node taken.
-  wake(state, claimed.link.clusterId);
+  refill(state, claimed.link.clusterId);
 }
 
 function unclaim(state: State, claimed: Claim): void {
   const linkState = state.links.byNode.get(claimed.nodeId);
   if (linkState?.link === claimed.link) drop(state.links, linkState, CLAIM_KEY);
-  wake(state, claimed.link.clusterId);
+  refill(state, claimed.link.clusterId);
 }
 
 function release(state: State, nodeId: string, attempt: AttemptRef, ms: number | undefined): void {
@@ -373,7 +385,7 @@ function release(state: State, nodeId: string, attempt: AttemptRef, ms: number |
   if (ms !== undefined) learn(state.taskMs, run.jobId, ms);
   const { clusterId, workspaceId } = linkState.link;
   if (linkState.usedSlots > linkState.link.slots) wakeSoon(state, clusterId);
-  else wake(state, clusterId);
+  else refill(state, clusterId);
   // What this leaves of the workspace's limit may be another cluster's.
   for (const other of state.limits.limited.keys())
     if (other !== clusterId && state.links.byCluster.get(other)?.workspaceId === workspaceId) wake(state, other);

@@ -153,7 +153,7 @@ export function announceSettled(deps: SettleDeps, settled: Settled): void {
   for (const job of settled.jobs) {
     deps.changes.notify(topics.job(job.id));
     if (job.finished_at !== null) deps.changes.notify(topics.jobEnd(job.id));
-    if (job.cluster_id !== null) deps.changes.notify(topics.room(job.cluster_id));
+    else if (job.cluster_id !== null) deps.changes.notify(topics.room(job.cluster_id));
     if (job.finished_at !== null) {
       deps.log.info(
         {

@@ -26,6 +26,8 @@ import type { TaskTimes } from "./task-times.ts";
 const PUBLISHING_WITHIN_MS = 600_000;
 /** How long an engine may take from its last answer until it is idle. */
 const IDLE_WITHIN_MS = 30_000;
+/** How often it is told which of many queries has begun. */
+const TELL_STARTED_MS = 250;
 /** How long an engine may take to remove what an abandoned or cancelled task had staged. */
 const ABANDON_WITHIN_MS = 5_000;
 const NO_BODY = Buffer.alloc(0);
@@ -143,6 +145,9 @@ function converse(deps: RunDeps, run: ActiveRun, engine: Engine, plans: PlansByT
       else deadline = setTimeout(timeOut, PUBLISHING_WITHIN_MS);
     }, run.template.timeoutMs);
 
+    // Most are over before anybody could look.
+    const telling = isMany(run) ? setInterval(() => tellStarted(deps, run), TELL_STARTED_MS) : undefined;
+
     function finish(): void {
       clearTimeout(deadline);
       deadline = setTimeout(() => deps.engines.kill(engine), IDLE_WITHIN_MS);
@@ -151,6 +156,7 @@ function converse(deps: RunDeps, run: ActiveRun, engine: Engine, plans: PlansByT
 
     function over(): void {
       clearTimeout(deadline);
+      clearInterval(telling);
       watch.end();
     }
 
@@ -192,8 +198,14 @@ function converse(deps: RunDeps, run: ActiveRun, engine: Engine, plans: PlansByT
     // Keys share the plan of the run, whichever of them are left.
     const bodies = isMany(run) ? parts : [...plans.values()];
     engine.process.send(messageFor(run, bodies), bodies.length === 1 ? bodies[0] : Buffer.concat(bodies));
-    deps.outbox.started(openTasks(run).map((task) => task.ref));
+    tellStarted(deps, run);
   });
+}
+
+/** All that the engine has begun: of many queries the one that it is at. */
+function tellStarted(deps: Pick<RunDeps, "outbox">, run: ActiveRun): void {
+  const begun = isMany(run) ? [currentOf(run)].filter((task) => task?.status === "open") : openTasks(run);
+  deps.outbox.started(begun.flatMap((task) => task?.ref ?? []));
 }
 
 /** Queries that go to the engine together, each with a plan of its own. */
