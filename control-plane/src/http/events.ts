@@ -50,9 +50,14 @@ export function eventRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {
     await readJob(deps, workspaceId, id);
     const after = BigInt(c.req.valid("query").after ?? c.req.header("last-event-id")?.match(/^\d{1,15}$/)?.[0] ?? "0");
     const isGood = () => isStillGood(deps, caller);
-    return streamSSE(c, (stream) =>
-      whileGood(deps, c, (signal) => follow(deps, stream, { workspaceId, jobId: id, after, signal, isGood })),
-    ) as never;
+    return streamSSE(c, async (stream) => {
+      try {
+        await whileGood(deps, c, (signal) => follow(deps, stream, { workspaceId, jobId: id, after, signal, isGood }));
+      } catch (error) {
+        // The stream has begun: it ends without `end`, and the client opens it anew.
+        deps.log.warn({ err: error, job: id }, "could not go on with an event stream");
+      }
+    }) as never;
   });
   return app;
 }
