@@ -1,0 +1,171 @@
+"""What bad user code gets: the cause by name, with a neighbour on the same node that does not notice."""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import frazil as pc
+import polars as pl
+import pytest
+
+pytestmark = [
+    pytest.mark.usefixtures("installation", "neighbour"),
+    pytest.mark.skipif(not Path("/proc").exists(), reason="finds processes in /proc"),
+]
+
+# The node's two slots: one is the neighbour's, one that of the bad code.
+CONTEXT = pc.ComputeContext(cpus=2, memory=2)
+DEADLINE_SECONDS = 90
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def spawn(function: Callable[[], object], **options: Any) -> Any:
+    def call(value: int) -> int:
+        function()
+        return value
+
+    query = pl.LazyFrame({"a": [5]}).select(pl.col("a").map_elements(call, return_dtype=pl.Int64))
+    return pc.spawn_many([query], context=CONTEXT, n_retries=0, **options)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def neighbour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A task that runs through all of these tests, in one engine: it is right at the end, at its first attempt."""
+    gate = tmp_path_factory.mktemp("neighbour") / "gate"
+    pids = gate.with_name("pids")
+
+    def wait() -> None:
+        with open(pids, "a") as file:
+            file.write(f"{os.getpid()}\n")
+        while not os.path.exists(gate):
+            time.sleep(0.05)
+
+    job = spawn(wait)
+    wait_until(pids.exists)
+    yield
+    [pid] = pids.read_text().split()
+    assert is_alive(int(pid))
+    gate.touch()
+    [result] = job.await_result(timeout=DEADLINE_SECONDS)
+    assert result.lazy().collect().item() == 5
+
+
+def failure(function: Callable[[], object], **options: Any) -> pc.FrazilError:
+    """The error of a task that fails; the node must be able to run another one afterwards."""
+    with pytest.raises(pc.QueriesFailed) as caught:
+        spawn(function, **options).await_result(timeout=DEADLINE_SECONDS)
+    [group] = caught.value.groups
+    [result] = spawn(lambda: None).await_result(timeout=DEADLINE_SECONDS)
+    assert result.lazy().collect().item() == 5
+    return group.error
+
+
+def crash() -> None:
+    import ctypes
+
+    ctypes.string_at(0)
+
+
+def leak() -> None:
+    held = []
+    while True:
+        held.append(bytearray(32 << 20))
+        held[-1][::4096] = b"x" * len(held[-1][::4096])
+
+
+def ignore_signals() -> None:
+    import faulthandler
+    import signal
+
+    faulthandler.disable()
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            # Only the main thread may say so in Python.
+            import ctypes
+
+            ctypes.CDLL(None).signal(int(number), ctypes.c_void_p(1))
+    time.sleep(600)
+
+
+def hold_the_interpreter() -> None:
+    import ctypes
+
+    # C code that never gives the interpreter back.
+    ctypes.PyDLL(None).sleep(600)
+
+
+def exit_at_once() -> None:
+    os._exit(7)
+
+
+CASES: dict[str, tuple[Callable[[], object], dict[str, Any], str]] = {
+    "raises": (lambda: [][1], {}, "list index out of range"),
+    "sys.exit": (lambda: sys.exit(3), {}, r"sys\.exit\(3\)"),
+    "os._exit": (exit_at_once, {}, "exit code 7"),
+    "segfaults": (crash, {}, "SIGSEGV"),
+    "leaks": (leak, {}, r"used \d+ MiB of memory; its limit is 1024 MiB"),
+    "sleeps": (lambda: time.sleep(600), {"timeout": 1}, "longer than its limit of 1 s"),
+    "ignores signals": (ignore_signals, {"timeout": 1}, "longer than its limit of 1 s"),
+    "holds the interpreter": (hold_the_interpreter, {"timeout": 1}, "longer than its limit of 1 s"),
+}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_bad_code_fails_with_its_cause_and_alone(case: str) -> None:
+    function, options, cause = CASES[case]
+    error = failure(function, **options)
+    assert re.search(cause, error.detail), error.detail
+
+
+def test_a_flood_of_output_is_capped_and_marked() -> None:
+    def flood() -> None:
+        os.write(1, b"\x00\xff\xfe binary\n")
+        for _ in range(1_000):
+            print("x" * 999 + "\n", end="")
+        for _ in range(1_000):
+            os.write(1, (b"y" * 1023 + b"\n") * 1024)
+
+    job = spawn(flood)
+    job.await_result(timeout=DEADLINE_SECONDS)
+    lines = list(job.logs())
+    assert sum(len(line.text) for line in lines) <= 1024 * 1024 + 1000
+    assert "binary" in lines[0].text
+    assert "limit of 1024 KiB" in lines[-1].text
+
+
+def test_processes_that_outlive_a_failed_run_end_with_it(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+
+    def leave() -> None:
+        import subprocess
+
+        for options in ({}, {"start_new_session": True}):
+            child = subprocess.Popen(["sleep", "600"], **options)  # type: ignore[call-overload]
+            with open(pids, "a") as file:
+                file.write(f"{child.pid}\n")
+        os._exit(1)
+
+    failure(leave)
+    found = [int(pid) for pid in pids.read_text().split()]
+    assert len(found) == 2
+    wait_until(lambda: not any(is_alive(pid) for pid in found))
