@@ -17,15 +17,19 @@ export async function renewLeases(
   if (attempts.length === 0) return [];
   return sql.query<{ taskId: string; attempt: number }>({
     name: "renew-leases",
+    // Locked rows are left alone: who has them ends or fences them just now. Waiting here while holding others could deadlock with one who has locked
+    // the job, and goes on to its other tasks.
     text: `WITH held AS (SELECT * FROM unnest($2::text[], $3::int[]) AS h(id, attempt)),
       live AS MATERIALIZED (
-        SELECT tasks.id FROM tasks JOIN held ON tasks.id = held.id AND tasks.attempt = held.attempt
-        WHERE tasks.node_id = $1 AND tasks.status = ANY($5) ORDER BY tasks.id FOR NO KEY UPDATE OF tasks
+        SELECT tasks.id, tasks.attempt FROM tasks JOIN held ON tasks.id = held.id AND tasks.attempt = held.attempt
+        WHERE tasks.node_id = $1 AND tasks.status = ANY($5)
+      ), free AS MATERIALIZED (
+        SELECT tasks.id FROM tasks JOIN live ON tasks.id = live.id AND tasks.attempt = live.attempt
+        WHERE tasks.node_id = $1 AND tasks.status = ANY($5) FOR NO KEY UPDATE OF tasks SKIP LOCKED
       ), renewed AS (
-        UPDATE tasks SET lease_expires_at = now() + make_interval(secs => $4) FROM live WHERE tasks.id = live.id
-        RETURNING tasks.id, tasks.attempt
+        UPDATE tasks SET lease_expires_at = now() + make_interval(secs => $4) FROM free WHERE tasks.id = free.id
       )
-      SELECT id AS "taskId", attempt FROM held WHERE (id, attempt) NOT IN (SELECT id, attempt FROM renewed)`,
+      SELECT id AS "taskId", attempt FROM held WHERE (id, attempt) NOT IN (SELECT id, attempt FROM live)`,
     values: [
       nodeId,
       attempts.map((one) => one.taskId),
@@ -36,14 +40,14 @@ export async function renewLeases(
   });
 }
 
-/** Marks attempts as running, where they are live and the node that says so has them. */
+/** Marks attempts as running, where they are live and the node that says so has them. Never waits for a lock, as for renewing: it is a hint only. */
 export async function startTasks(sql: Sql, attempts: readonly (AttemptKey & { nodeId: string })[]): Promise<void> {
   await sql.query({
     name: "start-tasks",
     text: `WITH live AS MATERIALIZED (
         SELECT tasks.id FROM tasks JOIN unnest($1::text[], $2::int[], $5::text[]) AS s(id, attempt, node_id)
           ON tasks.id = s.id AND tasks.attempt = s.attempt AND tasks.node_id = s.node_id
-        WHERE tasks.status = ANY($4) ORDER BY tasks.id FOR NO KEY UPDATE OF tasks
+        WHERE tasks.status = ANY($4) FOR NO KEY UPDATE OF tasks SKIP LOCKED
       ), t AS (UPDATE tasks SET status = $3, started_at = now() FROM live WHERE tasks.id = live.id RETURNING tasks.*)
       INSERT INTO events (workspace_id, job_id, task_id, node_id, event, data)
       SELECT workspace_id, job_id, id, node_id, 'start', jsonb_build_object('attempt', attempt) FROM t`,
