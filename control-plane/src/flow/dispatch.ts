@@ -16,6 +16,8 @@ import {
   CLAIM_KEY,
   type ClusterLinks,
   drop,
+  expectLink,
+  forgetLink,
   hold,
   holdAs,
   keyOf,
@@ -23,7 +25,6 @@ import {
   type LinkState,
   type Links,
   makeLinks,
-  removeLink,
 } from "./links.ts";
 import { givenRuns, recallLate } from "./recall.ts";
 import { batchOf, messagesOf, runsOf } from "./run-batches.ts";
@@ -47,11 +48,13 @@ const TASK_MS_KEPT_MAX = 1_000;
 
 /** Keeps the slots of the nodes that are connected to this process filled, with leases pushed to them. */
 export interface Dispatcher {
-  /** The node is connected and holds these tasks (as the database says). */
+  /** The node has said hello over this connection: nothing more is sent over the one that it had before. */
+  expect(link: Link): void;
+  /** Whether the node's newest connection here, as far as is known, is this one. */
+  expects(link: Link): boolean;
+  /** The node is connected and holds these tasks (as the database says). A link that closed or was replaced since it was expected gets nothing. */
   connect(link: Link, holding: readonly LeasedTask[]): Promise<void>;
-  disconnect(nodeId: string, link: Link): void;
-  /** The node has connected anew: nothing more is sent over the connection that it had before. */
-  forget(nodeId: string): void;
+  disconnect(link: Link): void;
   /** The node says what it has. What it did not name for as long as a lease lasts, it does not have: those slots are free. */
   keep(nodeId: string, holding: readonly AttemptRef[]): void;
   /** An attempt's slots are free again. */
@@ -116,13 +119,13 @@ export function makeDispatcher(deps: DispatchDeps): Dispatcher {
   };
   const { links } = state;
   return {
+    expect: (link) => expectLink(links, link),
+    expects: (link) => links.expected.get(link.nodeId) === link,
     connect: (link, holding) => connect(state, link, holding),
-    disconnect(nodeId, link) {
-      if (links.byNode.get(nodeId)?.link !== link) return;
-      removeLink(links, nodeId);
+    disconnect(link) {
+      forgetLink(links, link);
       if (!links.byCluster.has(link.clusterId)) state.progress.delete(link.clusterId);
     },
-    forget: (nodeId) => removeLink(links, nodeId),
     keep: (nodeId, holding) => keep(state, nodeId, holding),
     release: (nodeId, attempt, ms) => release(state, nodeId, attempt, ms),
     cancel(jobId) {
@@ -149,6 +152,7 @@ export function makeDispatcher(deps: DispatchDeps): Dispatcher {
 }
 
 async function connect(state: State, link: Link, holding: readonly LeasedTask[]): Promise<void> {
+  if (state.links.expected.get(link.nodeId) !== link) return;
   const linkState = addLink(state.links, link);
   for (const [jobId, ofJob] of Map.groupBy(holding, (task) => task.job_id)) {
     const template = await state.deps.templates.of(jobId);

@@ -47,13 +47,15 @@ export interface ClusterLinks {
 /** The nodes that are connected to this process. All of it can be rebuilt from the database and the nodes' connections. */
 export interface Links {
   readonly byNode: Map<string, LinkState>;
+  /** The newest connection of each node, from its hello until it closes. */
+  readonly expected: Map<string, Link>;
   readonly byCluster: Map<string, ClusterLinks>;
   /** Nodes that were given something of a job and have not answered for it. */
   readonly byJob: Map<string, Map<LinkState, number>>;
 }
 
 export function makeLinks(): Links {
-  return { byNode: new Map(), byCluster: new Map(), byJob: new Map() };
+  return { byNode: new Map(), expected: new Map(), byCluster: new Map(), byJob: new Map() };
 }
 
 /** Stands for a task to come among what a node holds. */
@@ -80,7 +82,19 @@ export function addLink(links: Links, link: Link): LinkState {
   return state;
 }
 
-export function removeLink(links: Links, nodeId: string): void {
+/** The node said hello over this link: what it had before gets nothing more. */
+export function expectLink(links: Links, link: Link): void {
+  removeLink(links, link.nodeId);
+  links.expected.set(link.nodeId, link);
+}
+
+/** The link closed, maybe before it was added. */
+export function forgetLink(links: Links, link: Link): void {
+  if (links.byNode.get(link.nodeId)?.link === link) removeLink(links, link.nodeId);
+  if (links.expected.get(link.nodeId) === link) links.expected.delete(link.nodeId);
+}
+
+function removeLink(links: Links, nodeId: string): void {
   const state = links.byNode.get(nodeId);
   if (state === undefined) return;
   for (const key of [...state.held.keys()]) drop(links, state, key);

@@ -2,6 +2,7 @@ import { type AttemptRef, type FromNode, HELLO_HOLDING_MAX, type ToNode } from "
 import { makeBatcher } from "./batcher.ts";
 import type { ConnectedNode, Deps, Heartbeat } from "./deps.ts";
 import { topics } from "./deps.ts";
+import type { Link } from "./links.ts";
 import type { Recorder } from "./record.ts";
 import { requeueHeld } from "./settle.ts";
 import { sweepAfterLoss } from "./sweep.ts";
@@ -19,6 +20,22 @@ export function makeHeard(deps: Pick<Deps, "db" | "pool">): NodeDeps["heard"] {
     await deps.db.clusters.touchNodes(deps.pool, [...latest.values()]);
     return beats.map(() => undefined);
   });
+}
+
+/** Handles one message that came over a node's connection, and answers over it. A node that said hello is welcome and gets leases. */
+export async function answerNode(deps: NodeDeps, node: ConnectedNode, link: Link, message: FromNode): Promise<void> {
+  // A heartbeat over another link than the expected one: the hello of an older connection was handled last.
+  const isOvertaken = message.type === "heartbeat" && !deps.dispatcher.expects(link);
+  if (message.type === "hello" || isOvertaken) deps.dispatcher.expect(link);
+  for (const answer of await handleNodeMessage(deps, node, message)) link.send(answer);
+  if (isOvertaken) await deps.dispatcher.connect(link, await deps.db.leasing.loadHeld(deps.pool, node.id));
+  if (message.type !== "hello") return;
+  await deps.db.clusters.readyNode(deps.pool, node.id);
+  link.send({ type: "welcome", slots: node.shape.cpus, memoryMiB: Math.floor(node.shape.memoryGiB * 1024) });
+  deps.log.info({ node: node.id, cluster: node.cluster_id, holding: message.holding.length }, "node connected");
+  await deps.dispatcher.connect(link, await deps.db.leasing.loadHeld(deps.pool, node.id));
+  deps.queue.send("supervise", node.cluster_id);
+  deps.changes.notify(topics.cluster(node.cluster_id));
 }
 
 /** Handles one message of a node and returns what to answer. Every message may come twice, late, or from a node that lost its tasks. */
@@ -63,7 +80,6 @@ export async function handleNodeMessage(deps: NodeDeps, node: ConnectedNode, mes
 
 /** A node that connects says what it holds. What it no longer holds is given back; what is no longer its own it is told to stop. */
 async function greet(deps: NodeDeps, node: ConnectedNode, holding: readonly AttemptRef[]): Promise<ToNode[]> {
-  deps.dispatcher.forget(node.id);
   const lost = await deps.db.tasks.renewLeases(deps.pool, node.id, holding, deps.settings.leaseTtlMs);
   await sweepAfterLoss(deps, lost);
   if (holding.length < HELLO_HOLDING_MAX) await requeueHeld(deps, node.id, holding);

@@ -6,7 +6,7 @@ import { hashShape } from "../domain/shape.ts";
 import type { ConnectedNode } from "../flow/deps.ts";
 import { topics } from "../flow/deps.ts";
 import type { Link } from "../flow/links.ts";
-import { handleNodeMessage, type NodeDeps } from "../flow/node-messages.ts";
+import { answerNode, type NodeDeps } from "../flow/node-messages.ts";
 import { findNode } from "./auth.ts";
 import { parseJsonOfNode } from "./body.ts";
 
@@ -91,7 +91,7 @@ async function serve(deps: NodeDeps, node: ConnectedNode, connection: WebSocket)
   connection.on("error", (error) => deps.log.warn({ err: error, node: node.id }, "node connection"));
   connection.on("close", () => {
     clearTimeout(silence);
-    deps.dispatcher.disconnect(node.id, link);
+    deps.dispatcher.disconnect(link);
   });
   connection.on("message", (data, isBinary) => {
     silence.refresh();
@@ -102,24 +102,13 @@ async function serve(deps: NodeDeps, node: ConnectedNode, connection: WebSocket)
         deps.log.warn({ node: node.id, issues: message.error.issues.slice(0, 3) }, "a node sent what is not a message");
         return connection.close(1008, "not a message");
       }
-      handle(deps, node, link, message.data).catch((error) => {
+      answerNode(deps, node, link, message.data).catch((error) => {
         // The node says it again when it is not answered.
         deps.log.error({ err: error, node: node.id, type: message.data.type }, "could not handle a node's message");
         connection.close(1011, "could not handle a message");
       });
     }
   });
-}
-
-async function handle(deps: NodeDeps, node: ConnectedNode, link: Link, message: FromNode): Promise<void> {
-  for (const answer of await handleNodeMessage(deps, node, message)) link.send(answer);
-  if (message.type !== "hello") return;
-  await deps.db.clusters.readyNode(deps.pool, node.id);
-  link.send({ type: "welcome", slots: node.shape.cpus, memoryMiB: Math.floor(node.shape.memoryGiB * 1024) });
-  deps.log.info({ node: node.id, cluster: node.cluster_id, holding: message.holding.length }, "node connected");
-  await deps.dispatcher.connect(link, await deps.db.leasing.loadHeld(deps.pool, node.id));
-  deps.queue.send("supervise", node.cluster_id);
-  deps.changes.notify(topics.cluster(node.cluster_id));
 }
 
 function parseMessage(text: string): unknown {
