@@ -29,6 +29,15 @@ export default defineConfig({
           hookTimeout: TEST_TIMEOUT_MS,
         },
       },
+      {
+        test: {
+          name: "simulation",
+          include: ["test/simulation/**/*.test.ts"],
+          globalSetup: ["test/simulation/global-setup.ts"],
+          testTimeout: TEST_TIMEOUT_MS,
+          hookTimeout: TEST_TIMEOUT_MS,
+        },
+      },
     ],
   },
 });

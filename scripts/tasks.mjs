@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { parseArgs } from "node:util";
 import { ROOT } from "./bootstrap/paths.mjs";
 import { runCommand } from "./bootstrap/run-command.mjs";
 import { buildBundles } from "./build.mjs";
@@ -29,9 +30,25 @@ export const TASKS = {
     ),
   "test:unit": (env, args) => runSuites(env, ["unit"], args),
   "test:integration": (env, args) => runSuites(env, ["integration"], args),
+  "test:simulation": (env, args) => runSuites(env, ["simulation"], args),
+  simulate: (env, args) => {
+    const { variables, file } = whatToSimulate(args);
+    return runSuites({ ...env, ...variables }, ["simulation"], [file]);
+  },
   "test:e2e": (env, args) => runSuites(env, ["e2e"], args),
   "test:python": (env, args) => runSuites(env, ["client", "engine"], args),
 };
+
+/** `--seed 7 --runs 1` is seed 7 alone; without them, the seeds that CI runs. `--planted`: finds every fault that is planted into a copy. */
+function whatToSimulate(args) {
+  const { values } = parseArgs({
+    args,
+    options: { seed: { type: "string" }, runs: { type: "string" }, planted: { type: "boolean" } },
+  });
+  if (values.planted) return { variables: { SIMULATE_PLANTED: "all" }, file: "test/simulation/planted" };
+  const variables = { SIMULATE_SEED: values.seed ?? "1", SIMULATE_RUNS: values.runs ?? "1000" };
+  return { variables, file: "test/simulation/seeds" };
+}
 
 function runNode(env, file, args) {
   return runCommand("node", [join(ROOT, file), ...args], { env });
