@@ -65,8 +65,12 @@ export async function handleNodeMessage(deps: NodeDeps, node: ConnectedNode, mes
     }
     case "finished": {
       const { taskId, attempt, outcome, usage } = message;
-      deps.dispatcher.release(node.id, { taskId, attempt }, outcome.kind === "succeeded" ? usage?.wallMs : undefined);
+      const taskMs = outcome.kind === "succeeded" ? usage?.wallMs : undefined;
+      const release = () => deps.dispatcher.release(node.id, { taskId, attempt }, taskMs);
+      // The slot is filled again while the report is on its way to the database, as long as those keep up.
+      if (!deps.recorder.isBehind()) release();
       const accepted = await deps.recorder.finished({ nodeId: node.id, message });
+      release();
       return [{ type: "recorded", taskId, attempt, accepted }];
     }
     case "swept": {

@@ -7,6 +7,8 @@ type RecordDeps = Pick<Deps, "db" | "pool" | "changes" | "dispatcher" | "log">;
 export type Finished = Extract<FromNode, { type: "finished" }>;
 /** Starts are written together, and not at all for tasks that ended before. */
 const START_DELAY_MS = 40;
+/** Reports that may wait for the database before nodes that finish are given less. */
+const REPORTS_WAITING_MAX = 1_000;
 
 export interface Report {
   readonly nodeId: string;
@@ -16,6 +18,8 @@ export interface Report {
 export interface Recorder {
   /** True when the attempt was live and is now recorded; false when it was stale. */
   finished(report: Report): Promise<boolean>;
+  /** So many reports wait that what they end should not be replaced yet: nodes may be quicker than the database. */
+  isBehind(): boolean;
   /** A hint for those who watch: a task that ends soon after is never seen as running. */
   started(nodeId: string, attempts: readonly AttemptKey[]): void;
 }
@@ -24,6 +28,7 @@ export interface Recorder {
 export function makeRecorder(deps: RecordDeps): Recorder {
   const record = makeBatcher<Report, boolean>((reports) => recordBatch(deps, reports));
   const starts = new Map<string, AttemptKey & { nodeId: string }>();
+  let waiting = 0;
   let isScheduled = false;
   const flush = () => {
     isScheduled = false;
@@ -35,10 +40,16 @@ export function makeRecorder(deps: RecordDeps): Recorder {
       .catch((error) => deps.log.warn({ err: error }, "starts not recorded"));
   };
   return {
-    finished(report) {
+    async finished(report) {
       starts.delete(`${report.nodeId} ${report.message.taskId}`);
-      return record(report);
+      waiting += 1;
+      try {
+        return await record(report);
+      } finally {
+        waiting -= 1;
+      }
     },
+    isBehind: () => waiting > REPORTS_WAITING_MAX,
     started(nodeId, attempts) {
       for (const { taskId, attempt } of attempts) starts.set(`${nodeId} ${taskId}`, { taskId, attempt, nodeId });
       if (!isScheduled) setTimeout(flush, START_DELAY_MS);
