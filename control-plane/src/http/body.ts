@@ -24,13 +24,18 @@ export async function* piecesOf(body: Body, idleMs: number): AsyncGenerator<Uint
   const reader = body.getReader();
   try {
     for (;;) {
-      const { done, value } = await within(idleMs, reader.read());
+      const { done, value } = await within(idleMs, reader.read().catch(brokenOff));
       if (done) return;
       yield value;
     }
   } finally {
     reader.cancel().catch(() => undefined);
   }
+}
+
+/** The sender went away: nothing of ours has failed. */
+function brokenOff(cause: unknown): never {
+  throw new Problem("invalid_request", "The connection broke before the body was complete.", { cause });
 }
 
 async function within<T>(ms: number, work: Promise<T>): Promise<T> {
