@@ -36,6 +36,7 @@ export async function insertKeyTasks(sql: Sql, jobId: string, keys: readonly New
 export interface StoppedTask {
   readonly id: string;
   readonly kind: TaskKind;
+  readonly ordinal: number;
   readonly node_id: string | null;
 }
 
@@ -43,6 +44,8 @@ export interface StoppedTask {
 export interface StopBatch {
   readonly jobId: string;
   readonly status: TaskStatus;
+  /** Ordinal to begin at: behind the batch before. */
+  readonly from: number;
   readonly limit: number;
 }
 
@@ -50,7 +53,7 @@ export interface StopBatch {
 const lockBatch = (
   condition: string,
 ) => `SELECT id, node_id FROM tasks WHERE status = $2 AND ${condition} AND id = ANY(ARRAY(
-    SELECT id FROM tasks WHERE job_id = $1 AND status = $2 AND ${condition} ORDER BY ordinal LIMIT $3)) ORDER BY id FOR UPDATE`;
+    SELECT id FROM tasks WHERE job_id = $1 AND status = $2 AND ordinal >= $5 AND ${condition} ORDER BY ordinal LIMIT $3)) ORDER BY id FOR UPDATE`;
 /** Not those of which an attempt was fenced for publishing, whoever goes on with it. */
 const CANCELLABLE = lockBatch("manifest IS NULL");
 /** Nor those that a node is publishing right now; but no node will take up one that waits. */
@@ -63,15 +66,15 @@ export async function cancelTasks(sql: Sql, batch: StopBatch): Promise<StoppedTa
     text: `WITH open AS (${CANCELLABLE}),
       t AS (
         UPDATE tasks SET status = $4, node_id = NULL, lease_expires_at = NULL, finished_at = now(), phase = NULL FROM open
-        WHERE tasks.id = open.id RETURNING tasks.id, tasks.job_id, tasks.workspace_id, tasks.attempt, tasks.kind, open.node_id
+        WHERE tasks.id = open.id RETURNING tasks.id, tasks.job_id, tasks.workspace_id, tasks.attempt, tasks.kind, tasks.ordinal, open.node_id
       ), tried AS (
         UPDATE attempts SET status = 'released', finished_at = now() FROM t
         WHERE attempts.task_id = t.id AND attempts.number = t.attempt AND t.node_id IS NOT NULL
       ), event AS (
         INSERT INTO events (workspace_id, job_id, event, data) SELECT workspace_id, job_id, 'cancel', jsonb_build_object('tasks', count(*)) FROM t GROUP BY 1, 2
       )
-      SELECT id, kind, node_id FROM t`,
-    values: [batch.jobId, batch.status, batch.limit, target(TASK, "cancel")],
+      SELECT id, kind, ordinal, node_id FROM t`,
+    values: [batch.jobId, batch.status, batch.limit, target(TASK, "cancel"), batch.from],
   });
 }
 
@@ -83,13 +86,13 @@ export async function failTasks(sql: Sql, batch: StopBatch): Promise<StoppedTask
       t AS (
         UPDATE tasks SET status = $4, node_id = NULL, lease_expires_at = NULL, error = (SELECT error FROM jobs WHERE id = $1), finished_at = now(),
           phase = NULL FROM open
-        WHERE tasks.id = open.id RETURNING tasks.id, tasks.job_id, tasks.workspace_id, tasks.attempt, tasks.kind, tasks.error, open.node_id
+        WHERE tasks.id = open.id RETURNING tasks.id, tasks.job_id, tasks.workspace_id, tasks.attempt, tasks.kind, tasks.ordinal, tasks.error, open.node_id
       ), tried AS (
         UPDATE attempts SET status = 'failed', finished_at = now(), error = t.error FROM t
         WHERE attempts.task_id = t.id AND attempts.number = t.attempt AND t.node_id IS NOT NULL
       ), event AS (INSERT INTO events (workspace_id, job_id, task_id, event) SELECT workspace_id, job_id, id, 'fail' FROM t)
-      SELECT id, kind, node_id FROM t`,
-    values: [batch.jobId, batch.status, batch.limit, target(TASK, "fail")],
+      SELECT id, kind, ordinal, node_id FROM t`,
+    values: [batch.jobId, batch.status, batch.limit, target(TASK, "fail"), batch.from],
   });
 }
 

@@ -230,12 +230,15 @@ const STOP_ROUNDS: readonly TaskStatus[] = ["leased", "running", "queued", "queu
  */
 export async function stopJob(deps: SettleDeps, jobId: string): Promise<void> {
   for (const status of STOP_ROUNDS) {
+    let from = 0;
     let ended: number;
     do {
-      const batch = await deps.pool.transact((sql) => stopBatch(deps, sql, { jobId, status, limit: STOP_BATCH_MAX }));
+      const limit = STOP_BATCH_MAX;
+      const batch = await deps.pool.transact((sql) => stopBatch(deps, sql, { jobId, status, from, limit }));
       if (batch === undefined) return;
       announceSettled(deps, batch.settled);
       ended = batch.ended;
+      from = batch.next;
     } while (ended >= STOP_BATCH_MAX);
   }
 }
@@ -247,7 +250,7 @@ async function stopBatch(deps: SettleDeps, sql: Sql, batch: StopBatch) {
   if (job === undefined) return undefined;
   const isFailing = job.error !== null;
   const tasks = await deps.db.jobTasks[isFailing ? "failTasks" : "cancelTasks"](sql, batch);
-  if (tasks.length === 0) return { settled: NOTHING_SETTLED, ended: 0 };
+  if (tasks.length === 0) return { settled: NOTHING_SETTLED, ended: 0, next: batch.from };
   const splits = tasks.filter((task) => task.kind === "split").length;
   const counted = await deps.db.jobs.tallyJob(sql, {
     jobId: job.id,
@@ -263,7 +266,9 @@ async function stopBatch(deps: SettleDeps, sql: Sql, batch: StopBatch) {
     cancelled: tasks.some((task) => task.node_id !== null) ? [job.id] : [],
     stopping: [],
   };
-  return { settled, ended: tasks.length };
+  // Behind these the next batch begins: it need not walk past what this one ended.
+  const next = tasks.reduce((last, task) => Math.max(last, task.ordinal), batch.from) + 1;
+  return { settled, ended: tasks.length, next };
 }
 
 /** Step: ends a job of which nothing is open. */
