@@ -100,6 +100,15 @@ export async function fenceForPublish(
   return rows.length > 0;
 }
 
+/** Whether this very output was fenced, and its publishing is not over. */
+export async function wasFenced(sql: Sql, taskId: string, manifest: Manifest): Promise<boolean> {
+  const rows = await sql.query({
+    text: "SELECT 1 FROM tasks WHERE id = $1 AND manifest = $2 AND status = ANY($3)",
+    values: [taskId, manifest, [...sources(TASK, "lease"), ...sources(TASK, "requeue")]],
+  });
+  return rows.length > 0;
+}
+
 export interface OpenTask {
   readonly id: string;
   readonly job_id: string;

@@ -61,7 +61,9 @@ export async function handleNodeMessage(deps: NodeDeps, node: ConnectedNode, mes
       const live = await deps.db.tasks.fenceForPublish(deps.pool, message, node.id, message.manifest);
       // An abandoned attempt is let go without another word.
       if (!live) deps.dispatcher.release(node.id, message, undefined);
-      return [{ type: live ? "publish" : "abandon", taskId: message.taskId, attempt: message.attempt }];
+      // One that was fenced before it lost its lease staged what its successor is to publish: it must not be removed, and publishing it twice does no harm.
+      const wanted = live || (await deps.db.tasks.wasFenced(deps.pool, message.taskId, message.manifest));
+      return [{ type: wanted ? "publish" : "abandon", taskId: message.taskId, attempt: message.attempt }];
     }
     case "finished": {
       const { taskId, attempt, outcome, usage } = message;

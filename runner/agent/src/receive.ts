@@ -36,7 +36,7 @@ export function receive(node: Node, message: ToNode): void {
       for (const ref of message.tasks) giveBack(node, ref);
       break;
     case "beat":
-      for (const ref of message.lost) letGo(node, ref);
+      for (const ref of message.lost) if (!awaitsFence(node, ref)) letGo(node, ref);
       break;
     case "sweep":
       sweepLater(node, message);
@@ -76,8 +76,14 @@ function onPublish(node: Node, ref: AttemptRef): void {
   if (held !== undefined) publish(held.run, held.task);
 }
 
+/** Its output may have been fenced, and then another attempt needs it: only the answer to `staged`, which is asked for until it comes, tells. */
+function awaitsFence(node: Node, ref: AttemptRef): boolean {
+  return node.held.get(attemptKey(ref))?.task.status === "staged";
+}
+
 /** The control plane waits to hear that the attempt has stopped. */
 function cancel(node: Node, ref: AttemptRef): void {
+  if (awaitsFence(node, ref)) return;
   const held = node.held.get(attemptKey(ref));
   if (held !== undefined) {
     withdrawAndTell(node.runDeps, held.run, held.task);

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ import polars as pl
 import pytest
 from driver import Engine, Message, run_message, serialize, task
 from polars.testing import assert_frame_equal
+
+from frazil_engine import publish_local, publish_lock
+from frazil_engine.errors import Failure
 
 OLD = pl.DataFrame({"a": [0, 0]})
 NEW = pl.DataFrame({"a": [1, 2, 3]})
@@ -417,3 +422,51 @@ def test_a_publishing_that_may_be_tried_again_keeps_what_was_staged(
     assert fail("storage_failed")["retryable"] is True
     location = destinations.publish(staged.manifest, {})
     assert_frame_equal(pl.read_parquet(location), NEW)
+
+
+def lay_staged(folder: Path) -> dict[str, Any]:
+    """An output that is to replace old data, as a manifest names it."""
+    lay_old(folder / "out")
+    staged = folder / publish_local.STAGING_NAME / "job" / "task-1" / "data" / "part-0.parquet"
+    staged.parent.mkdir(parents=True)
+    NEW.write_parquet(staged)
+    names = {"staging": str(staged.parent.parent), "staged": str(staged), "final": str(folder / "out")}
+    return {"mode": "overwrite", "shape": "directory", **names, "file_id": publish_local.seal(str(staged))}
+
+
+def test_two_that_publish_the_same_output_do_it_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stale attempt that thaws beside its successor: two exchanges of the directories would put the old data back."""
+    manifest = publish_local.LocalManifest(**lay_staged(tmp_path))
+    moving, second_done = threading.Event(), threading.Event()
+    move, moves = publish_local.move, []
+
+    def move_late(late: publish_local.LocalManifest) -> None:
+        moves.append(late)
+        moving.set()
+        # With a lock the second one can't get that far.
+        second_done.wait(0.5)
+        move(late)
+
+    monkeypatch.setattr(publish_local, "move", move_late)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(publish_local.publish, manifest)
+        moving.wait()
+        second = pool.submit(publish_local.publish, manifest)
+        second.add_done_callback(lambda _: second_done.set())
+        final = str(tmp_path / "out" / "part-0.parquet")
+        assert [first.result(), second.result()] == [final, final]
+    assert len(moves) == 1
+    assert tree(tmp_path) == ["out/part-0.parquet"]
+    assert_frame_equal(pl.read_parquet(tmp_path / "out"), NEW)
+
+
+def test_a_publisher_that_is_frozen_is_waited_for_only_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = publish_local.LocalManifest(**lay_staged(tmp_path))
+    monkeypatch.setattr(publish_lock, "PUBLISH_LOCK_SECONDS_MAX", 0.1)
+    with publish_lock.publishing_alone(manifest.staging):
+        with pytest.raises(Failure, match="does not end") as raised:
+            publish_local.publish(manifest)
+        assert raised.value.retryable
+    assert publish_local.publish(manifest) == str(tmp_path / "out" / "part-0.parquet")

@@ -139,6 +139,20 @@ test("a staged output whose answer was lost is offered again over the next conne
   expect(count("staged")).toBe(2);
 });
 
+test("an output that is staged outlives the loss of its lease until the answer tells whether it was fenced", async () => {
+  await startNode();
+  plane.onStaged = "silent";
+  const leased = send([["stage", 5]]);
+  await until("it is staged", () => count("staged") === 1);
+  plane.lost = [{ taskId: leased.taskId, attempt: 1 }];
+  const beats = count("heartbeat");
+  await until("it was called lost", () => count("heartbeat") >= beats + 3);
+  plane.lost = [];
+  plane.onStaged = "publish";
+  plane.disconnect();
+  expect((await outcome(leased.taskId)).outcome).toMatchObject({ kind: "succeeded", result: { rows: 5 } });
+});
+
 test("a connection on which no heartbeat is answered is given up for another", async () => {
   await startNode();
   plane.beating = false;

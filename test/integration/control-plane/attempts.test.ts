@@ -371,6 +371,22 @@ describe("publishing", () => {
     expect((await test.api.ended(job.id)).result?.rows).toBe(5);
   });
 
+  it("is allowed to the attempt that began it, should that ask late: its successor needs what lies staged", async () => {
+    const { job, task } = pinned;
+    const manifest = { parts: "one.parquet" };
+    expect(await node.stage(task, manifest)).toBe("publish");
+    await node.reconnect([]);
+    expect(await node.stage(task, manifest)).toBe("publish");
+    expect(await node.stage(task, { parts: "another.parquet" })).toBe("abandon");
+    await skipBackoff(task.taskId);
+    const { task: again } = await node.takeRun();
+    expect(await node.stage(task, manifest)).toBe("publish");
+    expect(await node.finish(task, succeeded(666))).toBe(false);
+    expect(await node.finish(again, succeeded(5))).toBe(true);
+    expect((await test.api.ended(job.id)).result?.rows).toBe(5);
+    expect(await node.stage(task, manifest)).toBe("abandon");
+  });
+
   it("can't be cancelled either while it waits for that other attempt", async () => {
     const { job, task } = pinned;
     expect(await node.stage(task)).toBe("publish");

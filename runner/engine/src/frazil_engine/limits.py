@@ -28,6 +28,8 @@ PLAN_DEPTH_MAX = 10_000
 PLAN_NODES_MAX = 1_000_000
 # What a head may take of a written file before fewer rows are read for it.
 HEAD_READ_BYTES_MAX = 64 * MIB
+# How long one publisher waits for another one of the same output.
+PUBLISH_LOCK_SECONDS_MAX = 30.0
 # A directory larger than this is not replaced by mode "overwrite".
 REPLACED_ENTRIES_MAX = 100_000
 # A plan that carries so little may be run in memory.

@@ -18,6 +18,7 @@ from typing import Any
 
 from frazil_engine.errors import Failure
 from frazil_engine.limits import REPLACED_ENTRIES_MAX
+from frazil_engine.publish_lock import publishing_alone
 from frazil_engine.sinks import EXTENSIONS
 
 STAGING_NAME = ".frazil-staging"
@@ -173,8 +174,13 @@ def final_file(manifest: LocalManifest) -> str:
 
 def publish(manifest: LocalManifest) -> str:
     """Makes the staged file visible and removes the staging directory. Gives the file's place. Safe to call again after
-    any interruption.
+    any interruption, and beside another call: two exchanges at once would put the old data back.
     """
+    with publishing_alone(manifest.staging):
+        return publish_alone(manifest)
+
+
+def publish_alone(manifest: LocalManifest) -> str:
     final = final_file(manifest)
     if not is_file(final, manifest.file_id):
         if not is_file(manifest.staged, manifest.file_id):
