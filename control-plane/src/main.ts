@@ -4,6 +4,7 @@ import { openLocalCloud } from "@frazil/infra";
 import { pino } from "pino";
 import { bootstrap } from "./bootstrap.ts";
 import { ConfigFault, readConfig } from "./config.ts";
+import { watchServer } from "./db/server-watch.ts";
 import { startControlPlane } from "./start.ts";
 
 /** Something hangs in the shutdown: better to end than to hang. */
@@ -19,12 +20,14 @@ async function main(): Promise<void> {
   });
   const started = await startControlPlane(config, [local], log);
   log.info({ address: started.address }, "listening");
-  if (config.bootstrap === undefined) process.send?.({ address: started.address });
-  else
-    process.send?.({
-      address: started.address,
-      ...(await bootstrap(started.deps.pool, config.home, config.bootstrap)),
-    });
+  const { address, port } = started;
+  if (config.bootstrap === undefined) process.send?.({ address, port });
+  else process.send?.({ address, port, ...(await bootstrap(started.deps.pool, config.home, config.bootstrap)) });
+  watchServer(started.deps.pool, config.databaseUrl, () => {
+    // Like a crash: nodes live on, and whoever keeps this process running starts it again.
+    log.fatal("Postgres is being shut down and waits for its clients: leaving");
+    process.exit(1);
+  });
   let closing = false;
   const close = (reason: string) => {
     if (closing) return;

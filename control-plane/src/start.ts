@@ -26,7 +26,10 @@ import { makeMetrics } from "./http/metrics.ts";
 import { openQueue } from "./queue/bull.ts";
 
 export interface ControlPlane {
+  /** Where clients and nodes reach it. */
   readonly address: string;
+  /** Where it listens. */
+  readonly port: number;
   readonly deps: AppDeps;
   close(): Promise<void>;
 }
@@ -87,6 +90,7 @@ export async function startControlPlane(config: Config, clouds: readonly Cloud[]
   const reconciler = startReconciler(deps);
   return {
     address: settings.address,
+    port,
     deps,
     async close() {
       await reconciler.stop();

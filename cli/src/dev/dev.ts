@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writ
 import { homedir, userInfo } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { type EmbeddedPostgres, startEmbeddedPostgres } from "./embedded-postgres.ts";
+import { type KeptPostgres, keepPostgres } from "./kept-postgres.ts";
 
 export interface DevOptions {
   readonly home?: string | undefined;
@@ -25,8 +25,8 @@ const START_MS_MAX = 60_000;
 const STOP_MS_MAX = 12_000;
 /** A control plane that dies is started again, with growing pauses; one that ran for a while has proven itself. */
 const RESTART_FIRST_MS = 200;
-const RESTART_MAX_MS = 10_000;
-const PROVEN_MS = 30_000;
+const RESTART_MAX_MS = 2_000;
+const PROVEN_MS = 10_000;
 
 /** Runs an installation on this machine until it is told to end: Postgres, the control plane, and nodes as processes. Resolves to the exit code. */
 export async function runDev(options: DevOptions): Promise<number> {
@@ -47,11 +47,11 @@ export async function runDev(options: DevOptions): Promise<number> {
   }
   const say = (line: string) => void (options.json ? undefined : process.stderr.write(`${line}\n`));
   const stop = waitForSignal();
-  let postgres: EmbeddedPostgres | undefined;
+  let postgres: KeptPostgres | undefined;
   let databaseUrl = process.env.DATABASE_URL;
   if (databaseUrl === undefined) {
     say("Starting Postgres ...");
-    postgres = await startEmbeddedPostgres({ dir: join(home, "postgres") });
+    postgres = await keepPostgres(join(home, "postgres"), say);
     databaseUrl = postgres.url;
   }
   say("Starting the control plane ...");
@@ -61,11 +61,7 @@ export async function runDev(options: DevOptions): Promise<number> {
     if (typeof started === "string") return 0;
     writeDevFile(home, { ...started, pid: process.pid });
     announce(started, options);
-    await Promise.race([
-      stop,
-      plane.failed,
-      postgres === undefined ? stop : postgres.exited.then(() => Promise.reject(new Error("Postgres ended"))),
-    ]);
+    await Promise.race([stop, plane.failed, postgres === undefined ? stop : postgres.failed]);
     return 0;
   } catch (error) {
     process.stderr.write(`${(error as Error).message}\nThe control plane's log: ${join(home, "control-plane.log")}\n`);
@@ -142,7 +138,10 @@ function writeDevFile(home: string, file: DevFile): void {
 }
 
 interface Started {
+  /** Where clients and nodes reach it. */
   readonly address: string;
+  /** Where it listens. */
+  readonly port: number;
   readonly token: string;
 }
 
@@ -170,7 +169,7 @@ function superviseControlPlane(home: string, env: Record<string, string>, say: (
         clearTimeout(overdue);
         isUp = true;
         // A restart must come back at the same address.
-        env.FRAZIL_PORT = new URL((message as Started).address).port;
+        env.FRAZIL_PORT = String((message as Started).port);
         settle(message as Started);
       });
       child.on("exit", (code, signal) => {
@@ -225,7 +224,7 @@ function lastLines(path: string): string {
 
 function announce(started: Started, options: DevOptions): void {
   if (options.json) {
-    process.stdout.write(`${JSON.stringify(started)}\n`);
+    process.stdout.write(`${JSON.stringify({ address: started.address, token: started.token })}\n`);
     return;
   }
   process.stdout.write(`

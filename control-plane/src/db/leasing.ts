@@ -39,7 +39,8 @@ export interface Progress {
 }
 
 const WAITED_MS = `(extract(epoch FROM now() - coalesce(j.leased_at, j.created_at)) * 1000)::float8`;
-const IS_DUE = "(not_before IS NULL OR not_before <= now())";
+/** No retry waits for a minute. A time that lies further ahead was written before the database's clock was set back: waiting for it could take hours. */
+const IS_DUE = "(not_before IS NULL OR not_before NOT BETWEEN now() AND now() + interval '1 minute')";
 
 /**
  * Jobs of a cluster with queued tasks, described by their next one: of each user and priority the `places` that have waited longest for a slot. Tasks

@@ -16,6 +16,10 @@ const CONNECT_TIMEOUT_MS = 10_000;
 const STATEMENT_TIMEOUT_MS = 60_000;
 /** Postgres ends statements by itself; this is for one that is no longer there, though the connection looks as if it were. */
 const ANSWER_TIMEOUT_MS = STATEMENT_TIMEOUT_MS + 15_000;
+/** Locks are held for milliseconds: one that is not to be had for so long belongs to a process that is frozen or cut off, and waiting takes a connection. */
+const LOCK_TIMEOUT_MS = 15_000;
+/** A transaction that says nothing for so long belongs to such a process: Postgres ends it, which frees what it had locked. */
+const IDLE_IN_TRANSACTION_MS = 10_000;
 
 export interface Pool extends Sql {
   /** Runs `work` in one transaction. No network call but the database's belongs inside. */
@@ -33,7 +37,8 @@ export function openPool(connectionString: string, onError: (error: Error) => vo
     statement_timeout: STATEMENT_TIMEOUT_MS,
     query_timeout: ANSWER_TIMEOUT_MS,
     keepAlive: true,
-    idle_in_transaction_session_timeout: STATEMENT_TIMEOUT_MS,
+    lock_timeout: LOCK_TIMEOUT_MS,
+    idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
     application_name: "frazil-control-plane",
     // Statements that don't depend on each other's answers go out together: a round trip wakes two processes.
     pipeline: true,
