@@ -164,6 +164,8 @@ export const NODE_ENV = {
   /** Directory of the node: engine environments are in `$FRAZIL_CACHE_DIR`, everything of this node in `$FRAZIL_NODE_DIR`. */
   nodeDir: "FRAZIL_NODE_DIR",
   cacheDir: "FRAZIL_CACHE_DIR",
+  /** How often the node says what it holds: several times in the time of a lease. */
+  heartbeatIntervalMs: "FRAZIL_HEARTBEAT_INTERVAL_MS",
   /** Name of another user for engines, where the agent runs as root on a machine of its own. */
   engineUser: "FRAZIL_ENGINE_USER",
 } as const;

@@ -122,10 +122,13 @@ export async function delayCluster(sql: Sql, clusterId: string, seconds: number)
   });
 }
 
+/** Nothing is put off longer. A time further ahead was written before the database's clock was set back. */
+const DUE_WITHIN_MAX = "interval '5 minutes'";
+
 /** Clusters in one of these statuses that are due. */
 export async function findDueClusters(sql: Sql, statuses: readonly ClusterStatus[], limit: number): Promise<string[]> {
   const rows = await sql.query<{ id: string }>({
-    text: "SELECT id FROM clusters WHERE status = ANY($1) AND due_at <= now() ORDER BY due_at LIMIT $2",
+    text: `SELECT id FROM clusters WHERE status = ANY($1) AND due_at NOT BETWEEN now() AND now() + ${DUE_WITHIN_MAX} ORDER BY due_at LIMIT $2`,
     values: [statuses, limit],
   });
   return rows.map((row) => row.id);
@@ -186,6 +189,16 @@ export async function lockMissing(sql: Sql, cluster: ClusterRow): Promise<number
     values: [cluster.id],
   });
   return Math.max(0, cluster.shape.clusterSize - (rows[0] as { n: number }).n);
+}
+
+/** Nodes that were ordered since a job of the cluster ended, or the cluster became ready: a cluster that ends jobs works, however many nodes it loses. */
+export async function countNodesSinceBusy(sql: Sql, clusterId: string): Promise<number> {
+  const rows = await sql.query<{ n: number }>({
+    text: `SELECT count(*)::int AS n FROM nodes JOIN clusters ON clusters.id = nodes.cluster_id
+      WHERE clusters.id = $1 AND nodes.created_at >= clusters.busy_at`,
+    values: [clusterId],
+  });
+  return (rows[0] as { n: number }).n;
 }
 
 /** Writes the intent to make nodes, before any cloud is asked. */

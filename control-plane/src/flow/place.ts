@@ -12,8 +12,10 @@ const NODE_BOOT_SECONDS_MAX = 120;
 const NODE_ORDER_SECONDS_MAX = 10;
 /** A node that was not heard of for so long is lost. Its leases ran out before. */
 const NODE_SILENT_SECONDS_MAX = 30;
-/** After this many nodes beyond its size, a cluster is given up: its nodes don't stay up. */
+/** After so many times its size of nodes without the end of a job, a cluster is given up: its nodes don't stay up. */
 const REPLACEMENTS_MAX = 20;
+/** Heartbeats in the time of a lease: one may come late, and some may be lost. */
+const HEARTBEATS_PER_LEASE = 5;
 const SUPERVISE_SECONDS = 2;
 const STOP_POLL_SECONDS = 1;
 /** A draining node is ended by force after this. */
@@ -110,10 +112,8 @@ async function giveUpNode(
 
 /** Orders nodes: the rows first, then the machines. False when the cluster was given up. */
 async function makeNodes(deps: Deps, cluster: ClusterRow, count: number): Promise<boolean> {
-  if (
-    cluster.nodes_made + count >
-    cluster.shape.clusterSize + REPLACEMENTS_MAX * Math.max(1, cluster.shape.clusterSize)
-  ) {
+  const made = await deps.db.clusters.countNodesSinceBusy(deps.pool, cluster.id);
+  if (made + count > (1 + REPLACEMENTS_MAX) * cluster.shape.clusterSize) {
     await failCluster(deps, cluster.id, {
       code: "cluster_failed",
       message: `The nodes of cluster ${cluster.id} do not stay up; look at its nodes' logs.`,
@@ -152,6 +152,7 @@ function orderOf(deps: Deps, cluster: ClusterRow, nodeId: string, joinToken: str
       [NODE_ENV.address]: deps.settings.address,
       [NODE_ENV.joinToken]: joinToken,
       [NODE_ENV.cacheDir]: deps.settings.cacheDir,
+      [NODE_ENV.heartbeatIntervalMs]: String(Math.ceil(deps.settings.leaseTtlMs / HEARTBEATS_PER_LEASE)),
     },
   };
 }

@@ -21,7 +21,7 @@ const Environment = z.object({
   FRAZIL_UV: z.string().min(1).optional(),
   FRAZIL_ABANDONED_AFTER_MS: milliseconds(600_000),
   FRAZIL_DRAIN_MS: milliseconds(30_000),
-  FRAZIL_HEARTBEAT_INTERVAL_MS: milliseconds(HEARTBEAT_INTERVAL_MS),
+  [NODE_ENV.heartbeatIntervalMs]: milliseconds(HEARTBEAT_INTERVAL_MS),
   FRAZIL_ENGINE_IDLE_MS: milliseconds(600_000),
   FRAZIL_ENGINE_START_MS: milliseconds(60_000),
   FRAZIL_LOG_LEVEL: z.enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"]).default("info"),

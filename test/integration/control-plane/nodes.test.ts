@@ -177,10 +177,32 @@ describe("a cluster", () => {
     await node.disconnect();
   });
 
+  /** Replacements of its one node that came to nothing. */
+  const loseNodes = (clusterId: string, count: number) =>
+    test.sql(
+      `INSERT INTO nodes (id, cluster_id, workspace_id, status)
+        SELECT 'node_' || $1 || n, $1, workspace_id, 'terminated' FROM clusters, generate_series(1, $2) AS n WHERE clusters.id = $1`,
+      [clusterId, count],
+    );
+
+  it("is not given up for the nodes that it lost before a job of it ended", async () => {
+    const warm = await test.warmCluster();
+    await loseNodes(warm.clusterId, 21);
+    const { job, task } = await warm.submitAndTake();
+    await warm.node.finish(task, succeeded());
+    await test.api.ended(job.id);
+    test.cloud.lose(warm.node.id);
+    lookAfter(warm.clusterId);
+    await waitUntil("another node is ordered", async () =>
+      (await nodesOf(warm.clusterId)).some((one) => one.status === "requested"),
+    );
+    expect((await clusterOf(warm.clusterId)).status).toBe("ready");
+  });
+
   it("is given up when its nodes don't stay up, with its jobs", async () => {
     const warm = await test.warmCluster();
     const { job } = await warm.submitAndTake();
-    await test.sql("UPDATE clusters SET nodes_made = 21 WHERE id = $1", [warm.clusterId]);
+    await loseNodes(warm.clusterId, 21);
     test.cloud.lose(warm.node.id);
     lookAfter(warm.clusterId);
     const done = await test.api.ended(job.id);
