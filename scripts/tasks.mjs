@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { ROOT } from "./bootstrap/paths.mjs";
+import { ROOT, VENV_BIN } from "./bootstrap/paths.mjs";
 import { runCommand } from "./bootstrap/run-command.mjs";
 import { buildBundles } from "./build.mjs";
 import { lockDependencies } from "./lock.mjs";
@@ -19,6 +19,10 @@ export const TASKS = {
     await buildBundles(env);
     return runNode(env, "test/bench/main.ts", args);
   },
+  chaos: async (env, args) => {
+    await buildBundles(env);
+    return runCommand(join(VENV_BIN, "python"), ["-u", join(ROOT, "test", "chaos", "run.py"), ...args], { env });
+  },
   generate: (env, args) => runNode(env, "scripts/generate.mjs", args),
   format: (env) => formatSources(env),
   lock: (env) => lockDependencies(env),
@@ -36,6 +40,7 @@ export const TASKS = {
     return runSuites({ ...env, ...variables }, ["simulation"], [file]);
   },
   "test:e2e": (env, args) => runSuites(env, ["e2e"], args),
+  "test:chaos": (env, args) => runSuites(env, ["chaos"], args),
   "test:python": (env, args) => runSuites(env, ["client", "engine"], args),
 };
 

@@ -16,7 +16,8 @@ export const SUITES = [
   { name: "engine", kind: "tests", run: (env, args) => runPytest(env, "engine", args, "runner/engine/tests") },
   { name: "integration", kind: "tests", run: (env, args) => runVitest(env, "integration", args) },
   { name: "simulation", kind: "tests", run: (env, args) => runVitest(env, "simulation", args) },
-  { name: "e2e", kind: "tests", run: runEndToEnd },
+  { name: "e2e", kind: "tests", run: (env, args) => runOnBundles(env, "e2e", args) },
+  { name: "chaos", kind: "tests", run: (env, args) => runOnBundles(env, "chaos", args) },
 ];
 
 /** Runs the named suites one after the other, all of them even when one fails. Its last line is the sum. Resolves to the exit code. */
@@ -43,10 +44,10 @@ async function runVitest(env, project, args) {
   return agreeWithExitCode(readVitestReport(report), code);
 }
 
-/** The Python client and the CLI against the bundled programs. */
-async function runEndToEnd(env, args) {
+/** Tests of the bundled programs, as users run them. */
+async function runOnBundles(env, name, args) {
   await buildBundles(env);
-  return runPytest(env, "e2e", args, "test/e2e");
+  return runPytest(env, name, args, `test/${name}`);
 }
 
 /** Each Python package has settings and helper modules of its own, so that each is a run of its own. */
