@@ -242,7 +242,32 @@ export async function tallyJob(sql: Sql, tally: Tally): Promise<JobRow> {
   return rows[0] as JobRow;
 }
 
-export function tallyOf(job: JobRow): JobTally {
+/** What is known of a job when it was locked. */
+export type LockedJob = Pick<
+  JobRow,
+  | "id"
+  | "status"
+  | "cluster_id"
+  | "splits_open"
+  | "tasks_total"
+  | "tasks_succeeded"
+  | "tasks_failed"
+  | "tasks_cancelled"
+>;
+
+/** A locked job as `tallyJob` will leave it. */
+export function addTally(job: LockedJob, tally: Tally): LockedJob {
+  return {
+    ...job,
+    splits_open: job.splits_open - tally.splitsDone,
+    tasks_total: job.tasks_total + tally.added,
+    tasks_succeeded: job.tasks_succeeded + tally.succeeded,
+    tasks_failed: job.tasks_failed + tally.failed,
+    tasks_cancelled: job.tasks_cancelled + tally.cancelled,
+  };
+}
+
+function tallyOf(job: LockedJob): JobTally {
   return {
     splitsOpen: job.splits_open,
     total: job.tasks_total,
@@ -255,10 +280,10 @@ export function tallyOf(job: JobRow): JobTally {
 /** Attempts that were ended with their job have ended by then; one that says so later has the job swept again. */
 const SWEEP_AFTER_SECONDS = 1;
 
-/** Ends the job if nothing of it is open. Idempotent: a job that ended stays as it is. */
-export async function endJobIfDone(sql: Sql, job: JobRow): Promise<JobRow> {
+/** Ends the job if nothing of it is open; undefined when that changes nothing. Idempotent: a job that ended stays as it is. */
+export async function endJobIfDone(sql: Sql, job: LockedJob): Promise<JobRow | undefined> {
   const end = decideJobEnd(tallyOf(job));
-  if (end === undefined || !sources(JOB, end).includes(job.status)) return job;
+  if (end === undefined || !sources(JOB, end).includes(job.status)) return undefined;
   const error = summariseFailures(tallyOf(job), job.tasks_failed > 0 ? await firstFailure(sql, job.id) : null);
   const rows = await sql.query<JobRow>({
     name: "end-job",
@@ -271,7 +296,7 @@ export async function endJobIfDone(sql: Sql, job: JobRow): Promise<JobRow> {
       SELECT * FROM done`,
     values: [job.id, target(JOB, end), error, sources(JOB, end), end, SWEEP_AFTER_SECONDS],
   });
-  return rows[0] ?? job;
+  return rows[0];
 }
 
 async function firstFailure(sql: Sql, jobId: string): Promise<ErrorInfo | null> {

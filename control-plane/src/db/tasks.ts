@@ -1,5 +1,6 @@
 import type { ErrorInfo, Manifest, TaskKind } from "@frazil/contracts";
 import { sources, TASK, target } from "../domain/lifecycles.ts";
+import type { LockedJob } from "./jobs.ts";
 import type { Sql } from "./pool.ts";
 
 export interface AttemptKey {
@@ -130,15 +131,19 @@ export interface OpenTask {
  * Locks the jobs of tasks. Whoever ends tasks does it first: jobs are locked before tasks, and both in the order of their ids, by everyone, so that
  * recording, cancelling and expiring can't deadlock.
  */
-export async function lockJobsOf(
-  sql: Sql,
-  taskIds: readonly string[],
-): Promise<{ readonly id: string; readonly tasks_total: number }[]> {
-  return sql.query({
+export async function lockJobsOf(sql: Sql, taskIds: readonly string[]): Promise<LockedJob[]> {
+  return sql.query<LockedJob>({
     name: "lock-jobs-of",
-    text: "SELECT id, tasks_total FROM jobs WHERE id IN (SELECT job_id FROM tasks WHERE id = ANY($1)) ORDER BY id FOR NO KEY UPDATE",
+    text: `SELECT id, status, cluster_id, splits_open, tasks_total, tasks_succeeded, tasks_failed, tasks_cancelled FROM jobs
+      WHERE id IN (SELECT job_id FROM tasks WHERE id = ANY($1)) ORDER BY id FOR NO KEY UPDATE`,
     values: [taskIds],
   });
+}
+
+/** Tasks that are locked, after their jobs. */
+export interface Locked {
+  readonly jobs: readonly LockedJob[];
+  readonly tasks: readonly OpenTask[];
 }
 
 const OPEN_COLUMNS = `id, job_id, workspace_id, kind, ordinal, frame, plan_id, attempt, attempts_max, releases, node_id, manifest IS NOT NULL AS publishing`;
@@ -154,24 +159,19 @@ export async function lockActive(sql: Sql, taskIds: readonly string[]): Promise<
 }
 
 /** Locks tasks whose lease ran out, after their jobs. */
-export async function lockExpired(sql: Sql, limit: number): Promise<OpenTask[]> {
+export async function lockExpired(sql: Sql, limit: number): Promise<Locked> {
   return lockWhere(sql, "lease_expires_at < now()", [], limit);
 }
 
 /** Locks what a node holds according to us, but for the attempts that it says it has, after their jobs. */
-export async function lockHeldBy(
-  sql: Sql,
-  nodeId: string,
-  has: readonly AttemptKey[],
-  limit: number,
-): Promise<OpenTask[]> {
+export async function lockHeldBy(sql: Sql, nodeId: string, has: readonly AttemptKey[], limit: number): Promise<Locked> {
   const condition =
     "node_id = $2 AND (id, attempt) NOT IN (SELECT * FROM unnest($3::text[], $4::int[]) AS h(id, attempt))";
   return lockWhere(sql, condition, [nodeId, has.map((one) => one.taskId), has.map((one) => one.attempt)], limit);
 }
 
 /** Finds tasks on nodes, locks their jobs, then the tasks themselves, if the condition still holds. `values` are $2 and up. */
-async function lockWhere(sql: Sql, condition: string, values: unknown[], limit: number): Promise<OpenTask[]> {
+async function lockWhere(sql: Sql, condition: string, values: unknown[], limit: number): Promise<Locked> {
   const where = `status = ANY($1) AND ${condition}`;
   const known = [sources(TASK, "requeue"), ...values];
   const next = `$${known.length + 1}`;
@@ -179,13 +179,14 @@ async function lockWhere(sql: Sql, condition: string, values: unknown[], limit: 
     text: `SELECT id FROM tasks WHERE ${where} ORDER BY id LIMIT ${next}`,
     values: [...known, limit],
   });
-  if (found.length === 0) return [];
+  if (found.length === 0) return { jobs: [], tasks: [] };
   const ids = found.map((row) => row.id);
-  await lockJobsOf(sql, ids);
-  return sql.query<OpenTask>({
+  const jobs = await lockJobsOf(sql, ids);
+  const tasks = await sql.query<OpenTask>({
     text: `SELECT ${OPEN_COLUMNS} FROM tasks WHERE ${where} AND id = ANY(${next}) ORDER BY id FOR UPDATE`,
     values: [...known, ids],
   });
+  return { jobs, tasks };
 }
 
 export interface TaskOutcome {

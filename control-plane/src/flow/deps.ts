@@ -11,10 +11,10 @@ import type { Templates } from "./templates.ts";
 export type { ClusterRow, ConnectedNode, Heartbeat, NodeRow } from "../db/clusters.ts";
 export type { PrismaClient as Prisma } from "../db/generated/client.ts";
 export type { StopBatch } from "../db/job-tasks.ts";
-export type { JobRow } from "../db/jobs.ts";
+export type { JobRow, LockedJob } from "../db/jobs.ts";
 export type { Allowance, Leasable, LeasedTask, Progress } from "../db/leasing.ts";
 export type { NewPlan } from "../db/plans.ts";
-export type { AttemptKey, OpenTask, TaskOutcome } from "../db/tasks.ts";
+export type { AttemptKey, Locked, OpenTask, TaskOutcome } from "../db/tasks.ts";
 export type { WorkspaceRow } from "../db/tokens.ts";
 export type { Sql };
 

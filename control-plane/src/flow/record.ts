@@ -77,7 +77,7 @@ async function recordBatch(deps: RecordDeps, reports: readonly Report[]): Promis
       return true;
     });
     if (chosen.size === 0) return { settled: undefined, live: accepted };
-    return { settled: await settle(deps, sql, [...chosen.values()]), live: accepted };
+    return { settled: await settle(deps, sql, jobs, [...chosen.values()]), live: accepted };
   });
   if (settled !== undefined) announceSettled(deps, settled);
   const refused = reports.filter((_, at) => !live[at]).map(({ message }) => message);

@@ -15,6 +15,8 @@ import {
   type AttemptKey,
   type Deps,
   type JobRow,
+  type Locked,
+  type LockedJob,
   type OpenTask,
   type Sql,
   type StopBatch,
@@ -78,38 +80,48 @@ export function settleRelease(task: OpenTask): Settlement {
 }
 
 /** Writes the ends of attempts, their results and keys, and what follows for their jobs. The caller's transaction has locked the tasks. */
-export async function settle(deps: SettleDeps, sql: Sql, settlements: readonly Settlement[]): Promise<Settled> {
+export async function settle(
+  deps: SettleDeps,
+  sql: Sql,
+  locked: readonly LockedJob[],
+  settlements: readonly Settlement[],
+): Promise<Settled> {
   const byJob = Map.groupBy(settlements, (one) => one.outcome.task.job_id);
+  // Ends of jobs touch their clusters: in one order, by everyone.
+  const ordered = locked
+    .filter((job) => byJob.has(job.id))
+    .sort((a, b) => ((a.cluster_id ?? "") < (b.cluster_id ?? "") ? -1 : 1));
   // None of these needs the answer of another: they go out together, in this order.
-  const [, , ...rows] = await Promise.all([
+  const [, , ...jobs] = await Promise.all([
     deps.db.tasks.applyOutcomes(
       sql,
       settlements.map((one) => one.outcome),
     ),
     insertResults(deps, sql, settlements),
-    ...[...byJob.keys()]
-      .sort()
-      .map((jobId) => deps.db.jobs.tallyJob(sql, tallyOf(jobId, byJob.get(jobId) as Settlement[]))),
+    ...ordered.map((job) => settleJob(deps, sql, job, byJob.get(job.id) as Settlement[])),
   ]);
-  const jobs: JobRow[] = [];
   const stopping: string[] = [];
-  // Ends of jobs touch their clusters: in one order, by everyone.
-  rows.sort((a, b) => ((a.cluster_id ?? "") < (b.cluster_id ?? "") ? -1 : 1));
-  for (const row of rows) {
-    const keys = (byJob.get(row.id) as Settlement[]).flatMap((one) =>
-      (one.keys ?? []).map((key) => ({ key, parent: one.outcome.task })),
-    );
-    if (keys.length > 0)
-      await deps.db.jobTasks.insertKeyTasks(
-        sql,
-        row.id,
-        keys.map(({ key, parent }) => ({ id: mintId("task"), parent, ...key })),
-      );
-    const job = await deps.db.jobs.endJobIfDone(sql, row);
-    if (job.finished_at === null && (await stopsRest(deps, sql, job))) stopping.push(job.id);
-    jobs.push(job);
-  }
+  for (const job of jobs) if (job.finished_at === null && (await stopsRest(deps, sql, job))) stopping.push(job.id);
   return { jobs, cancelled: [], stopping };
+}
+
+/** What the ends of some of its attempts make of a job. It is locked, so that its counts are known before they are written. */
+async function settleJob(
+  deps: SettleDeps,
+  sql: Sql,
+  job: LockedJob,
+  settlements: readonly Settlement[],
+): Promise<JobRow> {
+  const tally = tallyOf(job.id, settlements);
+  const keys = settlements.flatMap(({ outcome, keys }) =>
+    (keys ?? []).map((key) => ({ id: mintId("task"), parent: outcome.task, ...key })),
+  );
+  const [tallied, , ended] = await Promise.all([
+    deps.db.jobs.tallyJob(sql, tally),
+    keys.length === 0 ? undefined : deps.db.jobTasks.insertKeyTasks(sql, job.id, keys),
+    deps.db.jobs.endJobIfDone(sql, deps.db.jobs.addTally(job, tally)),
+  ]);
+  return ended ?? tallied;
 }
 
 /** A split task that is done becomes its keys; one that failed counts as one failed task. */
@@ -191,21 +203,21 @@ export async function expire(deps: SettleDeps): Promise<void> {
   await settleLost(deps, async (sql) => {
     const expired = await deps.db.tasks.lockExpired(sql, LOST_BATCH_MAX);
     // Nobody could renew a lease while Postgres was away, which may have been while it was asked this very question: nodes get time to come back.
-    return deps.changes.healthyForMs() < LEASE_TTL_MS ? [] : expired;
+    return deps.changes.healthyForMs() < LEASE_TTL_MS ? { jobs: [], tasks: [] } : expired;
   });
 }
 
 /** Batch after batch: each takes what it found off its node, so that there is less at the next look. */
-async function settleLost(deps: SettleDeps, lock: (sql: Sql) => Promise<OpenTask[]>): Promise<void> {
+async function settleLost(deps: SettleDeps, lock: (sql: Sql) => Promise<Locked>): Promise<void> {
   for (;;) {
     const { settled, found } = await deps.pool.transact(async (sql) => {
-      const tasks = await lock(sql);
+      const { jobs, tasks } = await lock(sql);
       if (tasks.length === 0) return { settled: undefined, found: 0 };
       deps.log.warn({ tasks: tasks.length, nodes: [...new Set(tasks.map((task) => task.node_id))] }, "leases lost");
       const ends = tasks.map((task) =>
         settleFailure(task, LOST, { retryable: true, attemptStatus: "lost", usage: null }),
       );
-      return { settled: await settle(deps, sql, ends), found: tasks.length };
+      return { settled: await settle(deps, sql, jobs, ends), found: tasks.length };
     });
     if (settled !== undefined) announceSettled(deps, settled);
     if (found < LOST_BATCH_MAX) return;
@@ -262,7 +274,7 @@ async function stopBatch(deps: SettleDeps, sql: Sql, batch: StopBatch) {
     leftovers: tasks.some((task) => task.node_id !== null),
   });
   const settled: Settled = {
-    jobs: [await deps.db.jobs.endJobIfDone(sql, counted)],
+    jobs: [(await deps.db.jobs.endJobIfDone(sql, counted)) ?? counted],
     cancelled: tasks.some((task) => task.node_id !== null) ? [job.id] : [],
     stopping: [],
   };
@@ -283,7 +295,7 @@ export async function finish(deps: SettleDeps, jobId: string): Promise<void> {
       added: 0,
       leftovers: false,
     });
-    return deps.db.jobs.endJobIfDone(sql, row);
+    return (await deps.db.jobs.endJobIfDone(sql, row)) ?? row;
   });
   announceSettled(deps, { jobs: [job], cancelled: [], stopping: [] });
 }
