@@ -131,6 +131,28 @@ def test_functions_of_a_script_travel_by_value(tmp_path: Path) -> None:
         assert frame.rows() == [(1,)]
 
 
+def test_functions_keep_the_name_of_their_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    import types
+
+    import cloudpickle
+
+    table = cloudpickle.Pickler._dispatch_table  # type: ignore[attr-defined]
+    reduce = table[types.CodeType]
+
+    def without_file(code: types.CodeType) -> Any:
+        make, arguments = reduce(code)
+        return make, tuple("<dynamic-code>" if value == code.co_filename else value for value in arguments)
+
+    # As cloudpickle does from 3.1.3 on.
+    monkeypatch.setitem(table, types.CodeType, without_file)
+    query = pl.LazyFrame({"a": [1]}).select(pl.col("a").map_elements(lambda value: value, return_dtype=pl.Int64))
+    assert b"<dynamic-code>" in query.serialize()
+    plan = serialise(query)
+    assert b"<dynamic-code>" not in plan
+    assert __file__.encode() in plan
+    assert table[types.CodeType] is without_file
+
+
 def test_columns_of_objects_can_not_travel() -> None:
     lf = pl.DataFrame({"a": pl.Series([object()], dtype=pl.Object)}).lazy()
     with pytest.raises(UnsupportedArgument, match="Object"):

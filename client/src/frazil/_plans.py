@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import re
 import sys
 import threading
+import types
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -15,7 +17,7 @@ from frazil._wire import PLAN_BYTES_MAX
 from frazil.errors import LimitExceeded, UnsupportedArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 # Polars embeds functions behind a magic of its own, or as a bare pickle (protocol 4 and up begins PROTO, version,
 # FRAME), either as bytes or as a msgpack list of numbers, in which bytes of 0x80 and above are preceded by 0xcc. Data
@@ -62,17 +64,17 @@ def _by_value(serialise: Callable[[], bytes]) -> bytes:
 
     Polars pickles most of them by value, but those of `LazyFrame.map_batches`, `name.map` and some others by their name
     in `__main__`, which is another module on the engine. It asks `pickle.dumps` first, so for those a second go answers
-    with what cloudpickle makes; to this thread only.
+    with what cloudpickle makes; to this thread only. So do functions whose file cloudpickle did not name.
     """
     data = serialise()
-    if b"__main__" not in data:
+    if b"__main__" not in data and _NAMELESS not in data:
         return data
     import pickle
 
     import cloudpickle
 
     caller = threading.get_ident()
-    with _pickle_lock:
+    with _pickle_lock, _named_files(cloudpickle.Pickler):
         original = pickle.dumps
 
         def dumps(value: Any, *args: Any, **kwargs: Any) -> bytes:
@@ -83,6 +85,27 @@ def _by_value(serialise: Callable[[], bytes]) -> bytes:
             return serialise()
         finally:
             pickle.dumps = original
+
+
+# What cloudpickle writes from 3.1.3 on in place of a function's file. A traceback then has none of the user's lines.
+_NAMELESS = b"<dynamic-code>"
+
+
+@contextlib.contextmanager
+def _named_files(pickler: Any) -> Iterator[None]:
+    table = pickler._dispatch_table
+    original = table[types.CodeType]
+
+    def reduce(code: types.CodeType) -> tuple[Any, tuple[Any, ...]]:
+        make, arguments = original(code)
+        nameless = _NAMELESS.decode()
+        return make, tuple(code.co_filename if argument == nameless else argument for argument in arguments)
+
+    table[types.CodeType] = reduce
+    try:
+        yield
+    finally:
+        table[types.CodeType] = original
 
 
 def _unlock() -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 RELEASES = ["1.35.2", "1.44.2", "2.0.0", "2.1.0"]
 ENGINE = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ENGINE / "src" / "frazil_engine" / "requirements.txt"
-TOOLS = ["pytest", "numpy"]
+# Later releases of cloudpickle leave out the file of a function, which a client of ours puts back (client/_plans.py).
+TOOLS = ["pytest", "numpy", "cloudpickle==3.1.2"]
 INSTALL_SECONDS_MAX = 600
 TESTS_SECONDS_MAX = 1_800
 
