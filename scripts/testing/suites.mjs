@@ -15,7 +15,7 @@ export const SUITES = [
   { name: "client", kind: "tests", run: (env, args) => runPytest(env, "client", args, "client/tests") },
   { name: "engine", kind: "tests", run: (env, args) => runPytest(env, "engine", args, "runner/engine/tests") },
   { name: "integration", kind: "tests", run: (env, args) => runVitest(env, "integration", args) },
-  { name: "simulation", kind: "tests", run: (env, args) => runVitest(env, "simulation", args) },
+  { name: "simulation", kind: "tests", run: (env, args) => runVitest(env, "simulation", ["--maxWorkers=4", ...args]) },
   { name: "e2e", kind: "tests", run: (env, args) => runOnBundles(env, "e2e", args) },
   { name: "chaos", kind: "tests", run: (env, args) => runOnBundles(env, "chaos", args) },
 ];

@@ -1,4 +1,4 @@
 import { testSeeds } from "./seeds.ts";
 
-// Two files, so that two workers share the seeds.
-testSeeds(0, 2);
+// Four files, so that four workers share the seeds: a run waits for Postgres more than for anything else.
+testSeeds(0, 4);
