@@ -233,6 +233,8 @@ class Round:
             # It waits for all clients to leave, so that nobody may stand still.
             self.chaos.gates.release_all()
             self.chaos.gates.close()
+        # One that the round before has ended may just be on its way back.
+        wait_until(f"there is a {self.process}", lambda: bool(self.chaos.installation.processes(self.process)))
         struck = self.chaos.installation.signal_all(self.process, number)
         assert struck, f"there is no {self.process}"
         if self.process == "postgres" and number != signal.SIGSTOP:

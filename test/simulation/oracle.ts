@@ -229,7 +229,8 @@ function judgeEnd(task: Task, attempts: readonly Attempt[], state: State): strin
   if (task.status !== "failed" || isWithout(task)) return [];
   const code = task.error?.code;
   if (code === "query_failed") return planned === "user" ? [] : wrong("failed with the user's error");
-  const spent = task.attempts_max <= attempts.filter((attempt) => !isGivenBack(attempt)).length;
+  // One that was returned before it began has added an attempt to those that the task may have.
+  const spent = task.attempts_max <= attempts.filter((attempt) => attempt.status !== "released").length;
   if (!spent) return wrong(`gave up with ${code} after ${attempts.length} of ${task.attempts_max} attempts`);
   if (code === "storage_failed") return planned === "storage" ? [] : wrong("failed with storage's error");
   if (code === "engine_lost") return planned === "flaky" ? [] : wrong("failed with an engine's end");

@@ -20,6 +20,7 @@ it("a node that finishes faster than the database records gets no more than a bo
   const deps = {
     // A database that answers nothing for now; then it knows none of these tasks.
     pool: { transact: () => database.promise.then(() => ({ settled: undefined, live: Array(REPORTS).fill(false) })) },
+    db: { sweeps: { sweepAgain: async () => {} } },
     dispatcher: { release: (_: string, attempt: AttemptRef) => void freed.add(attempt.taskId) },
   } as unknown as NodeDeps;
   const handled = { ...deps, recorder: makeRecorder(deps) };
