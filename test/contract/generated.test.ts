@@ -112,7 +112,7 @@ describe("the schema of engine messages", () => {
     schema.oneOf.map((one) => (one as { properties: { type: { const: string } } }).properties.type.const);
 
   it("has every message of both directions", () => {
-    expect(typesOf($defs.ToEngine)).toEqual(["run", "publish", "abandon", "republish", "exit"]);
+    expect(typesOf($defs.ToEngine)).toEqual(["run", "publish", "abandon", "republish", "sweep", "exit"]);
     expect(typesOf($defs.FromEngine)).toEqual([
       "ready",
       "opened",
@@ -122,9 +122,10 @@ describe("the schema of engine messages", () => {
       "staged",
       "done",
       "failed",
+      "swept",
       "idle",
     ]);
-    expect([ToEngine.options.length, FromEngine.options.length]).toEqual([5, 9]);
+    expect([ToEngine.options.length, FromEngine.options.length]).toEqual([6, 10]);
   });
 
   it("resolves within each direction, which is a schema of its own", () => {
