@@ -48,6 +48,7 @@ export interface TestControlPlane {
   sql<Row>(text: string, values?: readonly unknown[]): Promise<Row[]>;
   /** Another transaction has locked the job's row, until it is released. */
   holdJob(jobId: string): Promise<{ release(): Promise<void> }>;
+  holdTask(taskId: string): Promise<{ release(): Promise<void> }>;
   /** A cluster that is ready, with its nodes connected. */
   warmCluster(over?: WarmOptions): Promise<WarmCluster>;
   close(): Promise<void>;
@@ -117,17 +118,8 @@ export async function startTestControlPlane(options: TestOptions = {}): Promise<
     hurry: (step, id) => plane.deps.queue.send(step, id),
     sql: async <Row>(text: string, values: readonly unknown[] = []) =>
       (await pool.query(text, [...values])).rows as Row[],
-    async holdJob(jobId) {
-      const client = await pool.connect();
-      await client.query("BEGIN");
-      await client.query("SELECT 1 FROM jobs WHERE id = $1 FOR UPDATE", [jobId]);
-      return {
-        async release() {
-          await client.query("COMMIT");
-          client.release();
-        },
-      };
-    },
+    holdJob: (jobId) => holdRow(pool, "jobs", jobId),
+    holdTask: (taskId) => holdRow(pool, "tasks", taskId),
     async warmCluster(over = {}) {
       const warm = await startCluster(over.api ?? api, cloud, over);
       open.push(...warm.nodes);
@@ -141,6 +133,18 @@ export async function startTestControlPlane(options: TestOptions = {}): Promise<
       if (beside === undefined) await Promise.all([database.drop(), rm(home, { recursive: true })]);
       if (deadlocks > 0) throw new Error(`Postgres broke ${deadlocks} deadlocks`);
       expectNoErrors(logLines, options.expectedErrors);
+    },
+  };
+}
+
+async function holdRow(pool: Pool, table: "jobs" | "tasks", id: string): Promise<{ release(): Promise<void> }> {
+  const client = await pool.connect();
+  await client.query("BEGIN");
+  await client.query(`SELECT 1 FROM ${table} WHERE id = $1 FOR UPDATE`, [id]);
+  return {
+    async release() {
+      await client.query("COMMIT");
+      client.release();
     },
   };
 }

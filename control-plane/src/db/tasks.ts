@@ -41,17 +41,31 @@ export async function renewLeases(
   });
 }
 
-/** Marks attempts as running, where they are live and the node that says so has them. Never waits for a lock, as for renewing: it is a hint only. */
-export async function startTasks(sql: Sql, attempts: readonly (AttemptKey & { nodeId: string })[]): Promise<void> {
-  await sql.query({
+export interface StartedAttempt extends AttemptKey {
+  readonly nodeId: string;
+}
+
+/**
+ * Marks attempts as running, where they are live and the node that says so has them. Never waits for a lock, as for renewing: returns those that somebody
+ * else had locked.
+ */
+export async function startTasks(sql: Sql, attempts: readonly StartedAttempt[]): Promise<StartedAttempt[]> {
+  return sql.query<StartedAttempt>({
     name: "start-tasks",
-    text: `WITH live AS MATERIALIZED (
-        SELECT tasks.id FROM tasks JOIN unnest($1::text[], $2::int[], $5::text[]) AS s(id, attempt, node_id)
+    text: `WITH wanted AS MATERIALIZED (
+        SELECT tasks.id, tasks.attempt, tasks.node_id FROM tasks JOIN unnest($1::text[], $2::int[], $5::text[]) AS s(id, attempt, node_id)
           ON tasks.id = s.id AND tasks.attempt = s.attempt AND tasks.node_id = s.node_id
+        WHERE tasks.status = ANY($4)
+      ), live AS MATERIALIZED (
+        SELECT tasks.id FROM tasks JOIN wanted ON tasks.id = wanted.id AND tasks.attempt = wanted.attempt AND tasks.node_id = wanted.node_id
         WHERE tasks.status = ANY($4) FOR NO KEY UPDATE OF tasks SKIP LOCKED
-      ), t AS (UPDATE tasks SET status = $3, started_at = now() FROM live WHERE tasks.id = live.id RETURNING tasks.*)
-      INSERT INTO events (workspace_id, job_id, task_id, node_id, event, data)
-      SELECT workspace_id, job_id, id, node_id, 'start', jsonb_build_object('attempt', attempt) FROM t`,
+      ), t AS (
+        UPDATE tasks SET status = $3, started_at = now() FROM live WHERE tasks.id = live.id RETURNING tasks.*
+      ), event AS (
+        INSERT INTO events (workspace_id, job_id, task_id, node_id, event, data)
+        SELECT workspace_id, job_id, id, node_id, 'start', jsonb_build_object('attempt', attempt) FROM t
+      )
+      SELECT id AS "taskId", attempt, node_id AS "nodeId" FROM wanted WHERE id NOT IN (SELECT id FROM live)`,
     values: [
       attempts.map((one) => one.taskId),
       attempts.map((one) => one.attempt),

@@ -14,7 +14,7 @@ export type { StopBatch } from "../db/job-tasks.ts";
 export type { JobRow, LockedJob } from "../db/jobs.ts";
 export type { Allowance, Leasable, LeasedTask, Progress } from "../db/leasing.ts";
 export type { NewPlan } from "../db/plans.ts";
-export type { AttemptKey, Locked, OpenTask, TaskOutcome } from "../db/tasks.ts";
+export type { AttemptKey, Locked, OpenTask, StartedAttempt, TaskOutcome } from "../db/tasks.ts";
 export type { WorkspaceRow } from "../db/tokens.ts";
 export type { Sql };
 

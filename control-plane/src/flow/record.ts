@@ -1,14 +1,18 @@
 import { type ErrorInfo, type FromNode, TASKS_PER_JOB_MAX } from "@frazil/contracts";
 import { makeBatcher } from "./batcher.ts";
-import type { AttemptKey, Deps, OpenTask } from "./deps.ts";
+import type { AttemptKey, Deps, OpenTask, StartedAttempt } from "./deps.ts";
 import { announceSettled, KEYS_LIMIT_ERROR, type Settlement, settle, settleFailure, settleRelease } from "./settle.ts";
 
 type RecordDeps = Pick<Deps, "db" | "pool" | "changes" | "dispatcher" | "log">;
 export type Finished = Extract<FromNode, { type: "finished" }>;
 /** Starts are written together, and not at all for tasks that ended before. */
 const START_DELAY_MS = 40;
+/** A task that somebody has locked is told as started a little later; not for ever. */
+const START_TRIES_MAX = 100;
 /** Reports that may wait for the database before nodes that finish are given less. */
 const REPORTS_WAITING_MAX = 1_000;
+
+const startKey = ({ nodeId, taskId }: Pick<StartedAttempt, "nodeId" | "taskId">) => `${nodeId} ${taskId}`;
 
 export interface Report {
   readonly nodeId: string;
@@ -27,21 +31,28 @@ export interface Recorder {
 /** Records what nodes report, many reports in one transaction when they come together. Only the live attempt of a task may record. */
 export function makeRecorder(deps: RecordDeps): Recorder {
   const record = makeBatcher<Report, boolean>((reports) => recordBatch(deps, reports));
-  const starts = new Map<string, AttemptKey & { nodeId: string }>();
+  const starts = new Map<string, StartedAttempt & { tries: number }>();
   let waiting = 0;
   let isScheduled = false;
-  const flush = () => {
+  const flush = async () => {
     isScheduled = false;
-    const attempts = [...starts.values()];
+    const told = new Map(starts);
     starts.clear();
-    if (attempts.length === 0) return;
-    deps.db.tasks
-      .startTasks(deps.pool, attempts)
-      .catch((error) => deps.log.warn({ err: error }, "starts not recorded"));
+    if (told.size === 0) return;
+    for (const locked of await deps.db.tasks.startTasks(deps.pool, [...told.values()]))
+      add(locked, (told.get(startKey(locked))?.tries ?? 0) + 1);
+  };
+  const add = (attempt: StartedAttempt, tries: number) => {
+    if (tries > START_TRIES_MAX) return;
+    starts.set(startKey(attempt), { ...attempt, tries });
+    if (isScheduled) return;
+    isScheduled = true;
+    const flushed = () => flush().catch((error) => deps.log.warn({ err: error }, "starts not recorded"));
+    setTimeout(flushed, START_DELAY_MS);
   };
   return {
     async finished(report) {
-      starts.delete(`${report.nodeId} ${report.message.taskId}`);
+      starts.delete(startKey({ nodeId: report.nodeId, taskId: report.message.taskId }));
       waiting += 1;
       try {
         return await record(report);
@@ -51,9 +62,7 @@ export function makeRecorder(deps: RecordDeps): Recorder {
     },
     isBehind: () => waiting > REPORTS_WAITING_MAX,
     started(nodeId, attempts) {
-      for (const { taskId, attempt } of attempts) starts.set(`${nodeId} ${taskId}`, { taskId, attempt, nodeId });
-      if (!isScheduled) setTimeout(flush, START_DELAY_MS);
-      isScheduled = true;
+      for (const { taskId, attempt } of attempts) add({ taskId, attempt, nodeId }, 1);
     },
   };
 }
