@@ -146,6 +146,46 @@ def test_a_refused_plan_leaves_the_process_as_it_was(engine: Engine, results: Pa
     assert engine.converse(run_message(results), good).one("done")["result"]["rows"] == 2
 
 
+def test_an_entry_with_two_values_is_refused(engine: Engine, results: Path) -> None:
+    """The check would see the one and Polars the other."""
+    data = pl.LazyFrame({"a": [1]}).serialize()
+    arena = msgpack.unpackb(data[HEADER_BYTES:], strict_map_key=False)
+    pack = msgpack.Packer().pack
+    entry = next(entry for entry in arena["dsl_plans"] if entry["value"] is not None)
+    once = pack("value") + pack(entry["value"])
+    assert data.count(once) == 1
+    twice = data.replace(b"\x82" + once, b"\x83" + once + once)
+    assert len(twice) > len(data)
+    error = engine.converse(run_message(results), twice).one("failed")["error"]
+    assert error["code"] == "invalid_plan"
+
+
+def test_names_that_were_harmless_before_are_looked_at_where_they_matter() -> None:
+    """Maps of which the names are known are passed over: what makes one remarkable must not be."""
+
+    def options(secret: str) -> Any:
+        def edit(arena: Any) -> None:
+            fields, _ = input_of(arena, last_slot(arena))
+            fields["keys"] = [{"plain": 1}, {"config": {"plain": [["secret_access_key", secret]]}}]
+
+        return edit
+
+    def sink(arena: Any) -> None:
+        fields, name = input_of(arena, last_slot(arena))
+        fields["inputs"] = [{"Sink": fields[name]}]
+
+    for secret in ("first-secret", "second-secret"):
+        assert check(change(sample(), options(secret))).secrets == {secret}
+    for _ in range(2):
+        assert refusal(change(sample(), sink)).code == "invalid_plan"
+    python = pl.LazyFrame({"a": [1]}).map_batches(lambda frame: frame).serialize()
+    assert [check(python).has_python, check(sample().serialize()).has_python, check(python).has_python] == [
+        True,
+        False,
+        True,
+    ]
+
+
 def test_every_truncation_is_refused() -> None:
     data = sample().serialize()
     for end in range(len(data)):
@@ -265,7 +305,7 @@ def test_plans_without_python_are_known_as_such() -> None:
 
 HIDING = """
 import frazil_engine.plans as plans
-plans.names_python = lambda value: False
+plans.names_python = lambda name, is_set: False
 plans.pickle_version = lambda value: None
 """
 

@@ -51,6 +51,13 @@ def encode_frame(frame: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
+def encode_rows(frame: pl.DataFrame) -> pl.DataFrame:
+    """The same for a frame that is there already."""
+    if not any(has_zero_width(dtype) for dtype in frame.schema.dtypes()):
+        return frame
+    return encode_frame(frame.lazy()).collect()
+
+
 def decode_frame(frame: pl.LazyFrame) -> pl.LazyFrame:
     """The frame with arrays of width zero for its carriers; the same frame when it has none."""
     schema = frame.collect_schema()

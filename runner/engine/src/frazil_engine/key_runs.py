@@ -208,7 +208,7 @@ def key_frame(batch: Batch, key_task: KeyTask, use_held: bool) -> pl.LazyFrame:
         rows = rows_of(batch, source, key_task) if use_held else filtered_rows(batch, source, key_task)
         for place in source.source.places:
             draft.graft(place, rows)
-    return deserialize(draft.finish())
+    return deserialize(draft.finish().encode())
 
 
 def rows_of(batch: Batch, source: KeyedSource, key_task: KeyTask) -> pl.LazyFrame:

@@ -85,7 +85,7 @@ def analyse(plan: OpenedPlan) -> KeyedPlan:
     columns = plan.key_columns
     sources = []
     for source in find_sources(draft):
-        frame = deserialize(source.arena)
+        frame = deserialize(source.arena.encode())
         keyed = KeyedSource(source, frame, frame.collect_schema())
         for column in columns:
             if applies(column, keyed.schema):
@@ -177,7 +177,7 @@ def find_needed_columns(plan: KeyedPlan) -> None:
         for token, source in tokens.items():
             for place in source.source.places:
                 draft.graft(place, marked_frame(token, source.schema))
-        asked = projections(deserialize(draft.finish()), set(tokens))
+        asked = projections(deserialize(draft.finish().encode()), set(tokens))
     for token, source in tokens.items():
         names = source.schema.names()
         columns = asked.get(token, None)
@@ -265,7 +265,7 @@ def pushed_predicate(plan: KeyedPlan, source: KeyedSource, place: NodePlace, fil
     asked_of[token] = (source.schema, predicates)
     try:
         part.graft(place, register_io_source(functools.partial(read_probe, token), schema=source.schema))
-        deserialize(part.finish()).collect()
+        deserialize(part.finish().encode()).collect()
     except pl.exceptions.PolarsError:
         return None
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from frazil_engine.arenas import Arena
+from frazil_engine.arenas import Arena, read_arena
 from frazil_engine.errors import Failure, is_polars_error
 from frazil_engine.key_columns import KeyColumn, read_key_columns
 from frazil_engine.key_columns import has_python as carries_python
@@ -25,10 +26,15 @@ class OpenedPlan:
     """A plan as Polars has it, and taken apart."""
 
     frame: pl.LazyFrame
-    arena: Arena
+    data: bytes
     has_python: bool
     secrets: frozenset[str]
     key_columns: list[KeyColumn]
+
+    @functools.cached_property
+    def arena(self) -> Arena:
+        """What runs of keys are made from."""
+        return read_arena(self.data)
 
 
 def open_plan(run: Run, announce: Callable[[bool], None]) -> OpenedPlan:
@@ -43,24 +49,24 @@ def open_plan(run: Run, announce: Callable[[bool], None]) -> OpenedPlan:
     if has_python or (run.partition_by is not None and carries_python(run.partition_by)):
         announcement.say(True)
     # Whatever way a pickle was written into the plan: it is announced before it is loaded.
-    frame = open_sql(run.plan) if checked is None else deserialize(checked.arena, lambda: announcement.say(True))
+    frame = open_sql(run.plan) if checked is None else deserialize(checked.data, lambda: announcement.say(True))
     with watch_loading(lambda: announcement.say(True)):
         columns = [] if run.partition_by is None else read_key_columns(run.partition_by)
     announcement.say(False)
     if checked is None:
         checked = check_plan(frame.serialize())
-    return OpenedPlan(frame, checked.arena, bool(announcement.has_python), checked.secrets, columns)
+    return OpenedPlan(frame, checked.data, bool(announcement.has_python), checked.secrets, columns)
 
 
 def ignore() -> None:
     """A plan whose Python is known already needs no word of it."""
 
 
-def deserialize(arena: Arena, loading: Callable[[], None] = ignore) -> pl.LazyFrame:
+def deserialize(data: bytes, loading: Callable[[], None] = ignore) -> pl.LazyFrame:
     """Hands checked plan bytes to Polars. `loading` is called before each pickle in them is loaded."""
     try:
         with watch_loading(loading):
-            return pl.LazyFrame.deserialize(io.BytesIO(arena.encode()))
+            return pl.LazyFrame.deserialize(io.BytesIO(data))
     except Exception as error:
         if not is_polars_error(error):
             raise

@@ -48,7 +48,7 @@ def write_task(run: Run, task: Task, frame: pl.LazyFrame, has_python: bool, log:
     last_exception.forget()
     # Polars loads the functions of expressions only now.
     with watch_loading(expect_python if has_python else refuse_python):
-        return run_and_write(run, task, frame, log)
+        return run_and_write(run, task, frame, has_python, log)
 
 
 def expect_python() -> None:
@@ -59,21 +59,26 @@ def refuse_python() -> None:
     raise Failure("invalid_plan", "Python is hidden in this plan in a form that Polars does not write.")
 
 
-def run_and_write(run: Run, task: Task, frame: pl.LazyFrame, log: TaskLog) -> Outcome:
+def run_and_write(run: Run, task: Task, frame: pl.LazyFrame, has_python: bool, log: TaskLog) -> Outcome:
     output = run.output
     options = check_options(output.format, output.options)
     engine = choose_engine(run.engine)
 
     is_result_file = output.destination is None
-    check_schema(frame.collect_schema(), output.format, may_carry=is_result_file)
-    if is_result_file and output.format == "ipc":
-        frame = carriers.encode_frame(frame)
-    if kept.is_light(run):
+    is_light = kept.is_light(run)
+    # Asked for its schema first, Polars works out a plan twice: a short one of its own nodes is looked at afterwards.
+    if has_python or not is_light:
+        check_schema(frame.collect_schema(), output.format, may_carry=is_result_file)
+    if is_light:
         collected = frame.collect(engine="in-memory")
+        check_schema(collected.schema, output.format, may_carry=True)
+        collected = carriers.encode_rows(collected)
         whole = kept.keep_whole(collected, run.head_bytes_max)
         if whole is not None:
             return done(task, [], whole, list_warnings(log))
         frame, engine = collected.lazy(), "in-memory"
+    elif is_result_file and output.format == "ipc":
+        frame = carriers.encode_frame(frame)
 
     def write(target: Any) -> Written:
         return write_result(frame, target, output.format, options, engine, run.head_bytes_max)

@@ -13,6 +13,8 @@ from frazil_engine.errors import Failure
 # Stands before the metadata of a function in an expression, which the pickle follows.
 PICKLED_UDF_MAGIC = b"PLPYFN"
 NO_VERSION = (-1, -1)
+# What has no more bytes than this is no header with a pickle behind it.
+PICKLE_BYTES_MIN = 5
 
 
 def pickle_version(value: bytes | list[Any]) -> tuple[int, int] | None:
@@ -30,7 +32,7 @@ def pickle_start(value: bytes | list[Any]) -> int | None:
         start = wire.end_of_value(value, len(PICKLED_UDF_MAGIC))
     # A pickle of protocol 2 and above begins with 0x80 and its protocol.
     if (
-        len(value) > start + 5
+        len(value) > start + PICKLE_BYTES_MIN
         and value[start] in (0, 1)
         and value[start + 3] == 0x80
         and value[start + 4] in (2, 3, 4, 5)

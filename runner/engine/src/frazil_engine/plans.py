@@ -21,15 +21,15 @@ from frazil_engine.arenas import (
     Arena,
     Reference,
     Slot,
+    is_byte_list,
     is_reference,
     read_arena,
     read_reference,
     refuse,
-    walk,
 )
 from frazil_engine.errors import Failure, secret_values
-from frazil_engine.limits import PLAN_BYTES_MAX, PLAN_DEPTH_MAX
-from frazil_engine.pickles import NO_VERSION, adopted_micro, pickle_version, rewrite_micro
+from frazil_engine.limits import PLAN_BYTES_MAX, PLAN_DEPTH_MAX, PLAN_NODES_MAX
+from frazil_engine.pickles import NO_VERSION, PICKLE_BYTES_MIN, adopted_micro, pickle_version, rewrite_micro
 
 # Fields that hold references, alone or in lists. A reference written as a bare array would pass by the search for
 # cycles.
@@ -38,13 +38,16 @@ REFERENCE_FIELDS = FRAME_FIELDS | {
 }  # fmt: skip
 # Where a node stands: at the top of an entry, or inline in a list of inputs.
 NODE_PLACES = {"", "inputs", "contexts"}
+SINKS = {"Sink", "SinkMultiple"}
+# Names that say something by what stands under them, or by where the map stands.
+REMARKABLE = SINKS | ARENA_KEYS | {"SubPlan"}
 
 
 @dataclass(frozen=True)
 class CheckedPlan:
-    """A plan that is safe to hand to Polars."""
+    """Plan bytes that are safe to hand to Polars, as this Python reads them."""
 
-    arena: Arena
+    data: bytes
     has_python: bool
     # Values of storage options inside the plan, which must not appear in messages.
     secrets: frozenset[str]
@@ -67,13 +70,50 @@ def check_plan(data: bytes) -> CheckedPlan:
             hint="Scan the data from storage instead of carrying it in the plan.",
         )
     check_header(data)
-    arena = read_arena(data)
+    root, frames, nodes = open_arena(data)
+    frame_versions = [version for _, version in frames]
+    node_versions = [version for _, version in nodes]
     findings = Findings()
-    children = [check_node(arena, slot, findings) for slot in arena.nodes]
-    check_slot(arena.nodes, arena.root, "node")
-    check_depth(children, arena.root[0])
-    arena = adopt_python_micro(arena, findings)
-    return CheckedPlan(arena, findings.has_python, frozenset(findings.secrets))
+    children = []
+    for index, (node, _) in enumerate(nodes):
+        findings.index = index
+        children.append(check_node(node, frame_versions, node_versions, findings))
+    check_slot(node_versions, root, "node")
+    check_depth(children, root[0])
+    return CheckedPlan(adopt_python_micro(data, findings), findings.has_python, frozenset(findings.secrets))
+
+
+OpenSlot = tuple[Any, int]
+
+
+def open_arena(data: bytes) -> tuple[Reference, list[OpenSlot], list[OpenSlot]]:
+    """The root, the frames and the nodes of plan bytes, decoded: each entry with its version. Raises Failure
+    (invalid_plan).
+    """
+    try:
+        arena = wire.decode(data[HEADER_BYTES:])
+    except (wire.WireFault, TypeError) as error:
+        raise refuse(str(error)) from None
+    # The count is looked at in the bytes: a name that comes twice would be lost in what was decoded.
+    if data[HEADER_BYTES] != ARENA_MAP or not isinstance(arena, dict) or arena.keys() != ARENA_KEYS:
+        raise refuse("its arena has other parts than those expected")
+    return read_reference(arena["root"]), open_slots(arena["dataframes"]), open_slots(arena["dsl_plans"])
+
+
+# First byte of a MessagePack map of so many entries.
+ARENA_MAP = 0x80 | len(ARENA_KEYS)
+SLOT_KEYS = {"value", "version"}
+
+
+def open_slots(slots: Any) -> list[OpenSlot]:
+    if not isinstance(slots, list):
+        raise refuse("a part of its arena is not a list")
+    if len(slots) > PLAN_NODES_MAX:
+        raise refuse(f"it has {len(slots):,} nodes, over the limit of {PLAN_NODES_MAX:,}")
+    for slot in slots:
+        if type(slot) is not dict or slot.keys() != SLOT_KEYS or not isinstance(slot["version"], int):
+            raise refuse("an entry of its arena is not {value, version}")
+    return [(slot["value"], slot["version"]) for slot in slots]
 
 
 def check_expression(data: bytes) -> tuple[bytes, bool]:
@@ -98,9 +138,9 @@ def check_header(data: bytes) -> None:
         )
 
 
-def check_slot(slots: list[Slot], reference: Reference, what: str) -> None:
+def check_slot(versions: list[int], reference: Reference, what: str) -> None:
     index, version = reference
-    if not 0 <= index < len(slots) or slots[index].version != version or version % 2 == 0:
+    if not 0 <= index < len(versions) or versions[index] != version or version % 2 == 0:
         raise refuse(f"it refers to a {what} that is not there ({index}, {version})")
 
 
@@ -115,16 +155,15 @@ class Findings:
     index: int = 0
 
 
-def check_node(arena: Arena, slot: Slot, findings: Findings) -> list[int]:
+def check_node(node: Any, frame_versions: list[int], node_versions: list[int], findings: Findings) -> list[int]:
     """Checks one node's references and notes what is inside it. Gives the nodes it refers to."""
     children = []
-    for name, reference in inspect_all(decode_checked(slot.raw), findings):
+    for name, reference in inspect_all(node, findings):
         if name in FRAME_FIELDS:
-            check_slot(arena.frames, reference, "frame")
+            check_slot(frame_versions, reference, "frame")
         else:
-            check_slot(arena.nodes, reference, "node")
+            check_slot(node_versions, reference, "node")
             children.append(reference[0])
-    findings.index += 1
     return children
 
 
@@ -135,48 +174,85 @@ def decode_checked(raw: bytes) -> Any:
         raise refuse(str(error)) from None
 
 
+CONTAINERS = (dict, list, bytes)
+
+
 def inspect_all(value: Any, findings: Findings) -> list[tuple[str, Reference]]:
-    """Inspects everything inside a value. Gives the references in it, with the names of their fields."""
+    """Inspects everything inside a value, as `walk` goes through it. Gives the references in it, with the names of
+    their fields. One loop, because every query waits for it.
+    """
     references = []
-    for name, inner in walk(value):
-        if is_reference(inner):
-            references.append((name, read_reference(inner)))
-        else:
-            inspect_value(name, inner, findings)
+    stack: list[tuple[str, Any]] = [("", value)]
+    while stack:
+        name, inner = stack.pop()
+        kind = type(inner)
+        if kind is dict:
+            if len(inner) == 2 and is_reference(inner):
+                references.append((name, read_reference(inner)))
+                continue
+            inspect_map(name, inner, findings)
+            stack += [(str(key), item) for key, item in inner.items() if type(item) in CONTAINERS]
+        elif kind is list:
+            if name in REFERENCE_FIELDS and inner and all(type(item) is int for item in inner):
+                raise refuse("a reference is not {idx, version}")
+            note_pickle(inner, findings)
+            if not is_byte_list(inner):
+                stack += [(name, item) for item in inner if type(item) in CONTAINERS]
+        elif kind is bytes:
+            note_pickle(inner, findings)
     return references
 
 
-def inspect_value(name: str, value: Any, findings: Findings) -> None:
+def inspect_map(name: str, value: dict[Any, Any], findings: Findings) -> None:
     """Refuses what must not be in a node, and notes Python and secrets."""
-    if isinstance(value, dict):
-        if not ARENA_KEYS - value.keys() or isinstance(value.get("SubPlan"), list):
-            raise refuse("a plan stands inside an expression")
-        if name in NODE_PLACES and value.keys() & {"Sink", "SinkMultiple"}:
-            raise refuse("it ends in a sink of its own; send the query itself, and the job writes its result")
-        if name == "config" and len(value) == 1:
-            findings.secrets |= find_option_values(next(iter(value.values())))
-        findings.has_python = findings.has_python or names_python(value)
-    elif name in REFERENCE_FIELDS and isinstance(value, list) and value and all(type(item) is int for item in value):
-        raise refuse("a reference is not {idx, version}")
-    if isinstance(value, (bytes, list)):
-        found = pickle_version(value)
-        if found is not None:
-            findings.has_python = True
-            if found != NO_VERSION:
-                findings.cloudpickles[findings.index] = found
+    if name == "config" and len(value) == 1:
+        findings.secrets |= find_option_values(next(iter(value.values())))
+    names = tuple(value)
+    if names in harmless_names:
+        return
+    if value.keys() >= ARENA_KEYS or isinstance(value.get("SubPlan"), list):
+        raise refuse("a plan stands inside an expression")
+    if name in NODE_PLACES and not value.keys().isdisjoint(SINKS):
+        raise refuse("it ends in a sink of its own; send the query itself, and the job writes its result")
+    if any(names_python(key, item is not None) for key, item in value.items()):
+        findings.has_python = True
+    elif not any(key in REMARKABLE or names_python(key, True) for key in names):
+        remember_harmless(names)
 
 
-def names_python(value: dict[Any, Any]) -> bool:
-    """Whether a field of this map can carry a pickle. A column of such a name makes it true as well, which does no
+# Names of the maps that need no second look, whatever stands under them: plans are made of the same few kinds of maps.
+harmless_names: set[tuple[Any, ...]] = set()
+HARMLESS_MAX = 4_096
+HARMLESS_NAMES_MAX = 32
+HARMLESS_CHARS_MAX = 64
+
+
+def remember_harmless(names: tuple[Any, ...]) -> None:
+    """Keeps what Polars writes, and little of what anybody else may think of."""
+    if len(names) > HARMLESS_NAMES_MAX or len(harmless_names) >= HARMLESS_MAX:
+        return
+    if all(type(name) is str and len(name) <= HARMLESS_CHARS_MAX for name in names):
+        harmless_names.add(names)
+
+
+def note_pickle(value: bytes | list[Any], findings: Findings) -> None:
+    if len(value) <= PICKLE_BYTES_MIN:
+        return
+    found = pickle_version(value)
+    if found is not None:
+        findings.has_python = True
+        if found != NO_VERSION:
+            findings.cloudpickles[findings.index] = found
+
+
+def names_python(key: Any, is_set: bool) -> bool:
+    """Whether a field of this name can carry a pickle. A column of such a name makes it true as well, which does no
     harm.
     """
-    for key, item in value.items():
-        text = key.lower() if isinstance(key, str) else ""
-        if "python" in text or "anonymous" in text or "callback" in text or text == "pipewithschema":
-            return True
-        if text in ("credential_provider", "apply") and item is not None:
-            return True
-    return False
+    text = key.lower() if isinstance(key, str) else ""
+    if "python" in text or "anonymous" in text or "callback" in text or text == "pipewithschema":
+        return True
+    return is_set and text in ("credential_provider", "apply")
 
 
 def find_option_values(options: Any) -> set[str]:
@@ -187,16 +263,19 @@ def find_option_values(options: Any) -> set[str]:
     return secret_values({str(name): value for name, value in pairs if isinstance(value, str)})
 
 
-def adopt_python_micro(arena: Arena, findings: Findings) -> Arena:
+def adopt_python_micro(data: bytes, findings: Findings) -> bytes:
     """Polars refuses a cloudpickle of another micro version of Python, though only the minor matters to it: write our
     own into the headers.
     """
     own = adopted_micro(findings.cloudpickles.values())
+    foreign = [index for index, (_, micro) in findings.cloudpickles.items() if micro != own]
+    if not foreign:
+        return data
+    arena = read_arena(data)
     nodes = list(arena.nodes)
-    for index, (_, micro) in findings.cloudpickles.items():
-        if micro != own:
-            nodes[index] = Slot(nodes[index].version, rewrite_micro(nodes[index].raw, own))
-    return Arena(arena.header, arena.root, arena.frames, nodes)
+    for index in foreign:
+        nodes[index] = Slot(nodes[index].version, rewrite_micro(nodes[index].raw, own))
+    return Arena(arena.header, arena.root, arena.frames, nodes).encode()
 
 
 def check_depth(children: list[list[int]], root: int) -> None:

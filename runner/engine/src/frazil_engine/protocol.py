@@ -15,6 +15,7 @@ from typing import Any
 from frazil_engine.limits import ENGINE_FRAME_BYTES_MAX, HEADER_BYTES_MAX, KEYS_PER_RUN_MAX, QUERIES_PER_RUN_MAX
 
 LENGTHS = struct.Struct("<II")
+JSON_WRITER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 Json = Any
 Message = dict[str, Any]
@@ -136,7 +137,7 @@ class Channel:
         """Writes one frame whole."""
         if not self.is_open:
             return
-        header = json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+        header = JSON_WRITER.encode(message).encode("utf-8", "replace")
         data = LENGTHS.pack(len(header), len(body)) + header + body
         with self._lock:
             view = memoryview(data)
