@@ -14,6 +14,7 @@ import { openPrisma } from "./db/prisma.ts";
 import { makeSealer } from "./domain/seal.ts";
 import type { Deps } from "./flow/deps.ts";
 import { makeDispatcher } from "./flow/dispatch.ts";
+import { makeEndings } from "./flow/endings.ts";
 import { makeHeard } from "./flow/node-messages.ts";
 import { startReconciler } from "./flow/reconcile.ts";
 import { makeRecorder } from "./flow/record.ts";
@@ -62,6 +63,7 @@ export async function startControlPlane(config: Config, clouds: readonly Cloud[]
     templates: openTemplates({ pool, db, sealer }),
     clouds: new Map(clouds.map((cloud) => [cloud.name, cloud])),
     queue,
+    endings: makeEndings(),
     settings,
     log,
   };

@@ -171,13 +171,20 @@ function poolFor(state: State, process: Process): Pool {
       }),
     async transact(work) {
       const transaction = await begin(state, process);
+      let committing: Promise<unknown> | undefined;
       try {
-        const value = await work(sqlOf(state, transaction));
-        await inTransaction(state, transaction, { text: "COMMIT" });
+        const finish = () => {
+          committing ??= inTransaction(state, transaction, { text: "COMMIT" });
+          committing.catch(() => undefined);
+        };
+        const value = await work({ ...sqlOf(state, transaction), finish });
+        finish();
+        await committing;
         transaction.isOver = true;
         return value;
       } catch (error) {
-        if (!transaction.isOver) await inTransaction(state, transaction, { text: "ROLLBACK" }).catch(() => undefined);
+        if (!transaction.isOver)
+          await (committing ?? inTransaction(state, transaction, { text: "ROLLBACK" })).catch(() => undefined);
         throw error;
       }
     },

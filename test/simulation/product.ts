@@ -12,6 +12,7 @@ export interface Product {
   readonly dispatch: typeof import("../../control-plane/src/flow/dispatch.ts");
   readonly record: typeof import("../../control-plane/src/flow/record.ts");
   readonly templates: typeof import("../../control-plane/src/flow/templates.ts");
+  readonly endings: typeof import("../../control-plane/src/flow/endings.ts");
   readonly messages: typeof import("../../control-plane/src/flow/node-messages.ts");
   readonly db: typeof import("../../control-plane/src/db/index.ts");
   readonly plans: typeof import("../../control-plane/src/db/plans.ts");
@@ -30,6 +31,7 @@ const FILES = {
   dispatch: "flow/dispatch.ts",
   record: "flow/record.ts",
   templates: "flow/templates.ts",
+  endings: "flow/endings.ts",
   messages: "flow/node-messages.ts",
   db: "db/index.ts",
   plans: "db/plans.ts",

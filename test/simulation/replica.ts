@@ -52,6 +52,7 @@ export function startReplica(around: Surroundings, process: Process): Replica {
     templates: product.templates.openTemplates({ pool, db, sealer }),
     clouds: new Map([[around.cloud.name, around.cloud.seenBy(process)]]),
     queue: { send: (step: StepName, id: string) => around.send(process, step, id) },
+    endings: product.endings.makeEndings(),
     settings: { leaseTtlMs: LEASE_TTL_MS, bodyIdleMs: 60_000, address: "http://sim", cacheDir: "/cache" },
     log,
   };

@@ -9,7 +9,7 @@ import {
   type TaskResult,
 } from "@frazil/contracts";
 import { decideJobEnd, type JobTally, summariseFailures } from "../domain/job-outcome.ts";
-import { JOB, sources, target } from "../domain/lifecycles.ts";
+import { JOB, type JobEvent, sources, target } from "../domain/lifecycles.ts";
 import type { NewPlan } from "./plans.ts";
 import type { Sql } from "./pool.ts";
 import { asTaskResult, type ResultRow } from "./results.ts";
@@ -223,25 +223,6 @@ export interface Tally {
   readonly leftovers: boolean;
 }
 
-/** Adds to a job's counts. Call it once per job and transaction, in the order of job ids, so that two batches can't deadlock. */
-export async function tallyJob(sql: Sql, tally: Tally): Promise<JobRow> {
-  const rows = await sql.query<JobRow>({
-    name: "tally-job",
-    text: `UPDATE jobs SET tasks_succeeded = tasks_succeeded + $2, tasks_failed = tasks_failed + $3, tasks_cancelled = tasks_cancelled + $4,
-        splits_open = splits_open - $5, tasks_total = tasks_total + $6, leftovers = leftovers OR $7, revision = revision + 1 WHERE id = $1 RETURNING *`,
-    values: [
-      tally.jobId,
-      tally.succeeded,
-      tally.failed,
-      tally.cancelled,
-      tally.splitsDone,
-      tally.added,
-      tally.leftovers,
-    ],
-  });
-  return rows[0] as JobRow;
-}
-
 /** What is known of a job when it was locked. */
 export type LockedJob = Pick<
   JobRow,
@@ -255,48 +236,61 @@ export type LockedJob = Pick<
   | "tasks_cancelled"
 >;
 
-/** A locked job as `tallyJob` will leave it. */
-export function addTally(job: LockedJob, tally: Tally): LockedJob {
-  return {
-    ...job,
-    splits_open: job.splits_open - tally.splitsDone,
-    tasks_total: job.tasks_total + tally.added,
-    tasks_succeeded: job.tasks_succeeded + tally.succeeded,
-    tasks_failed: job.tasks_failed + tally.failed,
-    tasks_cancelled: job.tasks_cancelled + tally.cancelled,
+/**
+ * Adds to the counts of a locked job, and ends it if nothing of it is open then. Call it once per job and transaction. Idempotent: a job that ended stays as
+ * it is.
+ */
+export async function tallyJob(sql: Sql, job: LockedJob, tally: Tally): Promise<JobRow> {
+  const counts: JobTally = {
+    splitsOpen: job.splits_open - tally.splitsDone,
+    total: job.tasks_total + tally.added,
+    succeeded: job.tasks_succeeded + tally.succeeded,
+    failed: job.tasks_failed + tally.failed,
+    cancelled: job.tasks_cancelled + tally.cancelled,
   };
+  const end = decideJobEnd(counts);
+  if (end === undefined || !sources(JOB, end).includes(job.status)) return addCounts(sql, tally);
+  const error = counts.failed > 0 ? summariseFailures(counts, await firstFailure(sql, job.id)) : null;
+  return endJob(sql, tally, end, error);
 }
 
-function tallyOf(job: LockedJob): JobTally {
-  return {
-    splitsOpen: job.splits_open,
-    total: job.tasks_total,
-    succeeded: job.tasks_succeeded,
-    failed: job.tasks_failed,
-    cancelled: job.tasks_cancelled,
-  };
+const COUNTED = `tasks_succeeded = tasks_succeeded + $2, tasks_failed = tasks_failed + $3, tasks_cancelled = tasks_cancelled + $4,
+  splits_open = splits_open - $5, tasks_total = tasks_total + $6, leftovers = leftovers OR $7, revision = revision + 1`;
+const countedValues = (tally: Tally) => [
+  tally.jobId,
+  tally.succeeded,
+  tally.failed,
+  tally.cancelled,
+  tally.splitsDone,
+  tally.added,
+  tally.leftovers,
+];
+
+async function addCounts(sql: Sql, tally: Tally): Promise<JobRow> {
+  const rows = await sql.query<JobRow>({
+    name: "tally-job",
+    text: `UPDATE jobs SET ${COUNTED} WHERE id = $1 RETURNING *`,
+    values: countedValues(tally),
+  });
+  return rows[0] as JobRow;
 }
 
 /** Attempts that were ended with their job have ended by then; one that says so later has the job swept again. */
 const SWEEP_AFTER_SECONDS = 1;
 
-/** Ends the job if nothing of it is open; undefined when that changes nothing. Idempotent: a job that ended stays as it is. */
-export async function endJobIfDone(sql: Sql, job: LockedJob): Promise<JobRow | undefined> {
-  const end = decideJobEnd(tallyOf(job));
-  if (end === undefined || !sources(JOB, end).includes(job.status)) return undefined;
-  const error = summariseFailures(tallyOf(job), job.tasks_failed > 0 ? await firstFailure(sql, job.id) : null);
+async function endJob(sql: Sql, tally: Tally, end: JobEvent, error: ErrorInfo | null): Promise<JobRow> {
   const rows = await sql.query<JobRow>({
     name: "end-job",
     text: `WITH done AS (
-        UPDATE jobs SET status = $2, phase = NULL, error = CASE WHEN $2 = 'failed' THEN coalesce($3, error) END, finished_at = now(), revision = revision + 1,
-          sweep_due_at = CASE WHEN leftovers THEN now() + make_interval(secs => $6) END
-        WHERE id = $1 AND status = ANY($4) RETURNING *
-      ), event AS (INSERT INTO events (workspace_id, job_id, event) SELECT workspace_id, id, $5 FROM done)
+        UPDATE jobs SET ${COUNTED}, status = $8, phase = NULL, error = CASE WHEN $8 = 'failed' THEN coalesce($9, error) END, finished_at = now(),
+          sweep_due_at = CASE WHEN leftovers OR $7 THEN now() + make_interval(secs => $11) END
+        WHERE id = $1 RETURNING *
+      ), event AS (INSERT INTO events (workspace_id, job_id, event) SELECT workspace_id, id, $10 FROM done)
       , busy AS (UPDATE clusters SET busy_at = now() FROM done WHERE clusters.id = done.cluster_id)
       SELECT * FROM done`,
-    values: [job.id, target(JOB, end), error, sources(JOB, end), end, SWEEP_AFTER_SECONDS],
+    values: [...countedValues(tally), target(JOB, end), error, end, SWEEP_AFTER_SECONDS],
   });
-  return rows[0];
+  return rows[0] as JobRow;
 }
 
 async function firstFailure(sql: Sql, jobId: string): Promise<ErrorInfo | null> {
@@ -389,6 +383,15 @@ export async function requestStop(sql: Sql, jobId: string, error: ErrorInfo | nu
     values: [jobId, error, sources(JOB, "cancel")],
   });
   return rows.length > 0;
+}
+
+/** The job, locked: before any of its tasks are. */
+export async function lockJob(sql: Sql, jobId: string): Promise<JobRow | undefined> {
+  const rows = await sql.query<JobRow>({
+    text: "SELECT * FROM jobs WHERE id = $1 FOR NO KEY UPDATE",
+    values: [jobId],
+  });
+  return rows[0];
 }
 
 /** The job if it is open and was asked to stop, locked: before any of its tasks are. */

@@ -11,6 +11,12 @@ export interface Statement {
   readonly values?: readonly unknown[];
 }
 
+/** One transaction. */
+export interface Transaction extends Sql {
+  /** Nothing more follows: the commit goes out right behind what was sent, before any of that was answered. */
+  finish(): void;
+}
+
 const CONNECTIONS_MAX = 20;
 const CONNECT_TIMEOUT_MS = 10_000;
 const STATEMENT_TIMEOUT_MS = 60_000;
@@ -23,7 +29,7 @@ const IDLE_IN_TRANSACTION_MS = 10_000;
 
 export interface Pool extends Sql {
   /** Runs `work` in one transaction. No network call but the database's belongs inside. */
-  transact<T>(work: (sql: Sql) => Promise<T>): Promise<T>;
+  transact<T>(work: (sql: Transaction) => Promise<T>): Promise<T>;
   end(): Promise<void>;
 }
 
@@ -57,17 +63,26 @@ export function openPool(connectionString: string, onError: (error: Error) => vo
     async transact(work) {
       const client = await pool.connect();
       let broken: Error | undefined;
+      let committing: Promise<pg.QueryResult> | undefined;
       try {
         const begun = client.query("BEGIN");
         begun.catch(() => undefined);
+        const finish = () => {
+          committing ??= client.query("COMMIT");
+          committing.catch(() => undefined);
+        };
         const value = await work({
           query: async (statement) => (await client.query(statement as pg.QueryConfig)).rows,
+          finish,
         });
         await begun;
-        await client.query("COMMIT");
+        finish();
+        // Postgres answers the COMMIT of a transaction in which a statement failed with ROLLBACK.
+        if ((await committing)?.command !== "COMMIT") throw new Error("The transaction was rolled back.");
         return value;
       } catch (error) {
-        await client.query("ROLLBACK").catch((cause: Error) => {
+        // A COMMIT that is on its way rolls back by itself where a statement before it failed.
+        await (committing ?? client.query("ROLLBACK")).catch((cause: Error) => {
           broken = cause;
         });
         throw error;

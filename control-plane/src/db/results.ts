@@ -8,6 +8,16 @@ export interface NewResult {
   readonly head: Buffer | null;
 }
 
+/** What was just inserted, as it is read: of a task without a frame and a key. */
+export function asRead({ task, result, head }: NewResult, format: TaskResult["format"]): TaskResult {
+  const { locations, schema, rows, bytes, warnings } = result;
+  const { id, ordinal } = task;
+  return asTaskResult({
+    ...{ task_id: id as TaskResult["taskId"], ordinal, frame: null, key: null },
+    ...{ locations, format, columns: schema, rows, bytes, head, warnings },
+  });
+}
+
 /** Records results. One per task: a second one is a bug of ours, and the primary key refuses it. */
 export async function insertResults(sql: Sql, results: readonly NewResult[]): Promise<void> {
   await sql.query({

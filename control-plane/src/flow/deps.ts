@@ -2,21 +2,23 @@ import type { Cloud } from "@frazil/infra";
 import type { Logger } from "pino";
 import type { Changes } from "../db/changes.ts";
 import type { Db } from "../db/index.ts";
-import type { Pool, Sql } from "../db/pool.ts";
+import type { Pool, Sql, Transaction } from "../db/pool.ts";
 import type { Sealer } from "../domain/seal.ts";
 import type { Dispatcher } from "./dispatch.ts";
+import type { Endings } from "./endings.ts";
 import type { StepName } from "./steps.ts";
 import type { Templates } from "./templates.ts";
 
 export type { ClusterRow, ConnectedNode, Heartbeat, NodeRow } from "../db/clusters.ts";
 export type { PrismaClient as Prisma } from "../db/generated/client.ts";
 export type { StopBatch } from "../db/job-tasks.ts";
-export type { JobRow, LockedJob } from "../db/jobs.ts";
+export type { JobReading, JobRow, LockedJob } from "../db/jobs.ts";
 export type { Allowance, Leasable, LeasedTask, Progress } from "../db/leasing.ts";
 export type { NewPlan } from "../db/plans.ts";
+export type { NewResult } from "../db/results.ts";
 export type { AttemptKey, Locked, OpenTask, StartedAttempt, TaskOutcome } from "../db/tasks.ts";
 export type { WorkspaceRow } from "../db/tokens.ts";
-export type { Sql };
+export type { Sql, Transaction };
 
 /** Everything with an effect that the flow uses. Functions take it first, narrowed with Pick. */
 export interface Deps {
@@ -28,6 +30,7 @@ export interface Deps {
   /** Carries `{ step, id }`: a hint that something is due. Losing or repeating it is harmless. */
   readonly queue: StepQueue;
   readonly dispatcher: Dispatcher;
+  readonly endings: Endings;
   readonly templates: Templates;
   readonly settings: Settings;
   readonly log: Logger;

@@ -3,7 +3,7 @@ import { makeBatcher } from "./batcher.ts";
 import type { AttemptKey, Deps, OpenTask, StartedAttempt } from "./deps.ts";
 import { announceSettled, KEYS_LIMIT_ERROR, type Settlement, settle, settleFailure, settleRelease } from "./settle.ts";
 
-type RecordDeps = Pick<Deps, "db" | "pool" | "changes" | "dispatcher" | "log">;
+type RecordDeps = Pick<Deps, "db" | "pool" | "changes" | "dispatcher" | "endings" | "log">;
 export type Finished = Extract<FromNode, { type: "finished" }>;
 /** Starts are written together, and not at all for tasks that ended before. */
 const START_DELAY_MS = 40;

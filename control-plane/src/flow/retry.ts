@@ -50,7 +50,7 @@ export async function retryJob(deps: Deps, { workspaceId, user, jobId, idempoten
       made.id,
       Array.from({ length: open.splits + open.tasks }, () => mintId("task")),
     );
-    return deps.db.jobs.tallyJob(sql, {
+    return deps.db.jobs.tallyJob(sql, made, {
       jobId: made.id,
       succeeded: 0,
       failed: 0,

@@ -17,14 +17,16 @@ import {
   type JobRow,
   type Locked,
   type LockedJob,
+  type NewResult,
   type OpenTask,
   type Sql,
   type StopBatch,
   type TaskOutcome,
+  type Transaction,
   topics,
 } from "./deps.ts";
 
-type SettleDeps = Pick<Deps, "db" | "pool" | "changes" | "dispatcher" | "log">;
+type SettleDeps = Pick<Deps, "db" | "pool" | "changes" | "dispatcher" | "endings" | "log">;
 
 /** An attempt's end as the flow decided it, with what it yielded. */
 export interface Settlement {
@@ -38,6 +40,7 @@ export interface Settlement {
 /** What became of a batch, for those to be told after the commit. */
 export interface Settled {
   readonly jobs: readonly JobRow[];
+  readonly results: readonly NewResult[];
   /** Jobs of which attempts were ended that nodes are still at. */
   readonly cancelled: readonly string[];
   /** Jobs of which this batch's failure stops the rest. */
@@ -82,7 +85,7 @@ export function settleRelease(task: OpenTask): Settlement {
 /** Writes the ends of attempts, their results and keys, and what follows for their jobs. The caller's transaction has locked the tasks. */
 export async function settle(
   deps: SettleDeps,
-  sql: Sql,
+  sql: Transaction,
   locked: readonly LockedJob[],
   settlements: readonly Settlement[],
 ): Promise<Settled> {
@@ -91,18 +94,30 @@ export async function settle(
   const ordered = locked
     .filter((job) => byJob.has(job.id))
     .sort((a, b) => ((a.cluster_id ?? "") < (b.cluster_id ?? "") ? -1 : 1));
+  const results = resultsOf(settlements);
   // None of these needs the answer of another: they go out together, in this order.
-  const [, , ...jobs] = await Promise.all([
+  const written = Promise.all([
     deps.db.tasks.applyOutcomes(
       sql,
       settlements.map((one) => one.outcome),
     ),
-    insertResults(deps, sql, settlements),
+    results.length === 0 ? undefined : deps.db.results.insertResults(sql, results),
     ...ordered.map((job) => settleJob(deps, sql, job, byJob.get(job.id) as Settlement[])),
   ]);
+  // And so does the commit, where none of the answers could ask for more.
+  if (isPlain(locked, settlements)) sql.finish();
+  const [, , ...jobs] = await written;
   const stopping: string[] = [];
   for (const job of jobs) if (job.finished_at === null && (await stopsRest(deps, sql, job))) stopping.push(job.id);
-  return { jobs, cancelled: [], stopping };
+  return { jobs, results, cancelled: [], stopping };
+}
+
+/** Tasks that succeeded, of jobs of which none has failed: nothing is to be looked up for them, and nothing is to be stopped. */
+function isPlain(jobs: readonly LockedJob[], settlements: readonly Settlement[]): boolean {
+  return (
+    jobs.every((job) => job.tasks_failed === 0) &&
+    settlements.every(({ outcome, keys }) => outcome.event === "finish" && keys === undefined)
+  );
 }
 
 /** What the ends of some of its attempts make of a job. It is locked, so that its counts are known before they are written. */
@@ -116,12 +131,11 @@ async function settleJob(
   const keys = settlements.flatMap(({ outcome, keys }) =>
     (keys ?? []).map((key) => ({ id: mintId("task"), parent: outcome.task, ...key })),
   );
-  const [tallied, , ended] = await Promise.all([
-    deps.db.jobs.tallyJob(sql, tally),
+  const [counted] = await Promise.all([
+    deps.db.jobs.tallyJob(sql, job, tally),
     keys.length === 0 ? undefined : deps.db.jobTasks.insertKeyTasks(sql, job.id, keys),
-    deps.db.jobs.endJobIfDone(sql, deps.db.jobs.addTally(job, tally)),
   ]);
-  return ended ?? tallied;
+  return counted;
 }
 
 /** A split task that is done becomes its keys; one that failed counts as one failed task. */
@@ -140,15 +154,14 @@ function tallyOf(jobId: string, settlements: readonly Settlement[]) {
   return tally;
 }
 
-async function insertResults(deps: SettleDeps, sql: Sql, settlements: readonly Settlement[]): Promise<void> {
-  const results = settlements.flatMap(({ outcome, result }) => {
+function resultsOf(settlements: readonly Settlement[]): NewResult[] {
+  return settlements.flatMap(({ outcome, result }) => {
     if (result === undefined) return [];
     const head = result.head === null ? null : Buffer.from(result.head, "base64");
     return [
       { task: outcome.task, result: result.result, head: head !== null && head.length <= HEAD_BYTES_MAX ? head : null },
     ];
   });
-  if (results.length > 0) await deps.db.results.insertResults(sql, results);
 }
 
 /** `on_failure="cancel"`: the first failure stops the rest. */
@@ -162,6 +175,7 @@ export function announceSettled(deps: SettleDeps, settled: Settled): void {
   for (const jobId of settled.cancelled) deps.changes.notify(topics.cancel(jobId));
   for (const jobId of settled.stopping)
     stopJob(deps, jobId).catch((error) => deps.log.warn({ err: error, job: jobId }, "could not stop a job yet"));
+  keepEndings(deps, settled);
   for (const job of settled.jobs) {
     deps.changes.notify(topics.job(job.id));
     if (job.finished_at !== null) deps.changes.notify(topics.jobEnd(job.id));
@@ -178,6 +192,14 @@ export function announceSettled(deps: SettleDeps, settled: Settled): void {
         "job ended",
       );
     }
+  }
+}
+
+function keepEndings(deps: SettleDeps, { jobs, results }: Settled): void {
+  for (const job of jobs) {
+    if (job.finished_at === null) continue;
+    const own = job.mode === "single" ? results.find(({ task }) => task.job_id === job.id) : undefined;
+    deps.endings.keep({ job, result: own === undefined ? null : deps.db.results.asRead(own, job.spec.output.format) });
   }
 }
 
@@ -255,7 +277,7 @@ export async function stopJob(deps: SettleDeps, jobId: string): Promise<void> {
   }
 }
 
-const NOTHING_SETTLED: Settled = { jobs: [], cancelled: [], stopping: [] };
+const NOTHING_SETTLED: Settled = { jobs: [], results: [], cancelled: [], stopping: [] };
 
 async function stopBatch(deps: SettleDeps, sql: Sql, batch: StopBatch) {
   const job = await deps.db.jobs.lockStopping(sql, batch.jobId);
@@ -264,7 +286,7 @@ async function stopBatch(deps: SettleDeps, sql: Sql, batch: StopBatch) {
   const tasks = await deps.db.jobTasks[isFailing ? "failTasks" : "cancelTasks"](sql, batch);
   if (tasks.length === 0) return { settled: NOTHING_SETTLED, ended: 0, next: batch.from };
   const splits = tasks.filter((task) => task.kind === "split").length;
-  const counted = await deps.db.jobs.tallyJob(sql, {
+  const counted = await deps.db.jobs.tallyJob(sql, job, {
     jobId: job.id,
     succeeded: 0,
     failed: isFailing ? tasks.length : 0,
@@ -274,7 +296,8 @@ async function stopBatch(deps: SettleDeps, sql: Sql, batch: StopBatch) {
     leftovers: tasks.some((task) => task.node_id !== null),
   });
   const settled: Settled = {
-    jobs: [(await deps.db.jobs.endJobIfDone(sql, counted)) ?? counted],
+    jobs: [counted],
+    results: [],
     cancelled: tasks.some((task) => task.node_id !== null) ? [job.id] : [],
     stopping: [],
   };
@@ -283,19 +306,13 @@ async function stopBatch(deps: SettleDeps, sql: Sql, batch: StopBatch) {
   return { settled, ended: tasks.length, next };
 }
 
+const NOTHING_COUNTED = { succeeded: 0, failed: 0, cancelled: 0, splitsDone: 0, added: 0, leftovers: false };
+
 /** Step: ends a job of which nothing is open. */
 export async function finish(deps: SettleDeps, jobId: string): Promise<void> {
   const job = await deps.pool.transact(async (sql) => {
-    const row = await deps.db.jobs.tallyJob(sql, {
-      jobId,
-      succeeded: 0,
-      failed: 0,
-      cancelled: 0,
-      splitsDone: 0,
-      added: 0,
-      leftovers: false,
-    });
-    return (await deps.db.jobs.endJobIfDone(sql, row)) ?? row;
+    const row = await deps.db.jobs.lockJob(sql, jobId);
+    return row === undefined ? undefined : deps.db.jobs.tallyJob(sql, row, { jobId, ...NOTHING_COUNTED });
   });
-  announceSettled(deps, { jobs: [job], cancelled: [], stopping: [] });
+  if (job !== undefined) announceSettled(deps, { ...NOTHING_SETTLED, jobs: [job] });
 }

@@ -157,7 +157,9 @@ export function jobRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {
   app.openapi(get, async (c) => c.json(await readJob(deps, c.get("caller").workspaceId, c.req.valid("param").id), 200));
   app.openapi(wait, async (c) => {
     const { timeout, revision } = c.req.valid("query");
-    const isEnough = (now: Job) => now.finishedAt !== null || (revision !== undefined && now.revision > revision);
+    // Who waits for the end alone is not woken by what changes before.
+    const isEnough =
+      revision === undefined ? undefined : (now: Job) => now.finishedAt !== null || now.revision > revision;
     const { id } = c.req.valid("param");
     const job = await whileGood(deps, c, (signal) =>
       waitForJob(deps, c.get("caller").workspaceId, id, { seconds: timeout, signal, isEnough }),

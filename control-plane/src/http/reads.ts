@@ -23,15 +23,21 @@ export async function waitForJob(
   deps: Deps,
   workspaceId: string,
   jobId: string,
-  wait: { seconds: number; signal: AbortSignal; isEnough?: (job: Job) => boolean; known?: Job | undefined },
+  wait: {
+    seconds: number;
+    signal: AbortSignal;
+    isEnough?: ((job: Job) => boolean) | undefined;
+    known?: Job | undefined;
+  },
 ): Promise<Job> {
   const isEnough = wait.isEnough ?? ((job: Job) => isFinalJobStatus(job.status));
   const topic = wait.isEnough === undefined ? topics.jobEnd(jobId) : topics.job(jobId);
   let { known } = wait;
   const look = async () => {
-    const job = known ?? (await readJob(deps, workspaceId, jobId));
+    const ended = deps.endings.of(workspaceId, jobId);
+    const job = ended === undefined ? known : viewJob(ended.job, ended.result);
     known = undefined;
-    return job;
+    return job ?? readJob(deps, workspaceId, jobId);
   };
   return waitUntil(deps, topic, wait, look, isEnough);
 }
