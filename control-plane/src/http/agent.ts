@@ -15,7 +15,7 @@ import { topics } from "../flow/deps.ts";
 import { handleNodeMessage, type NodeDeps } from "../flow/node-messages.ts";
 import { describeSweep } from "../flow/sweep.ts";
 import { type AppEnv, requireNode } from "./auth.ts";
-import { type BodyLimits, parseJsonOfNode, readBytes, textOf } from "./body.ts";
+import { type BodyLimits, bodyOf, parseJsonOfNode, readBytes, textOf } from "./body.ts";
 import { parse } from "./submission.ts";
 
 const BODY_BYTES_MAX = 64 * 1024 * 1024;
@@ -81,6 +81,6 @@ export function agentRoutes(deps: NodeDeps): Hono<AppEnv> {
 }
 
 async function readJson<S extends z.ZodType>(c: Context<AppEnv>, schema: S, limits: BodyLimits): Promise<z.output<S>> {
-  const text = textOf(await readBytes(c.req.raw.body, limits), "The body");
+  const text = textOf(await readBytes(bodyOf(c), limits), "The body");
   return parse(schema, parseJsonOfNode(text, "The body"), "The body");
 }

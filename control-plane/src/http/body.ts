@@ -1,5 +1,7 @@
 import { isUtf8 } from "node:buffer";
 import { Problem } from "@frazil/contracts";
+import type { HttpBindings } from "@hono/node-server";
+import type { Context } from "hono";
 import { createMiddleware } from "hono/factory";
 import type { Deps } from "../flow/deps.ts";
 import { parseNodeJson } from "./node-json.ts";
@@ -16,20 +18,27 @@ export interface BodyLimits {
   /** How to do with less. */
   readonly advice: string;
 }
-type Body = ReadableStream<Uint8Array> | null;
+export type Body = AsyncIterable<Uint8Array> | null;
+
+/** The body of a request: of a connection as Node reads it, because a web stream around it takes as long as reading a short plan ten times over. */
+export function bodyOf(c: Context): Body {
+  const { incoming } = (c.env ?? {}) as Partial<HttpBindings>;
+  return incoming === undefined ? c.req.raw.body : incoming.iterator({ destroyOnReturn: false });
+}
 
 /** The pieces of a body as they come. One that stops coming is given up: whoever sends it holds memory and a connection. */
 export async function* piecesOf(body: Body, idleMs: number): AsyncGenerator<Uint8Array> {
   if (body === null) return;
-  const reader = body.getReader();
+  const pieces = body[Symbol.asyncIterator]();
   try {
     for (;;) {
-      const { done, value } = await within(idleMs, reader.read().catch(brokenOff));
+      const { done, value } = await within(idleMs, pieces.next().catch(brokenOff));
       if (done) return;
       yield value;
     }
   } finally {
-    reader.cancel().catch(() => undefined);
+    // Not awaited: it may wait for the piece that does not come.
+    pieces.return?.().catch(() => undefined);
   }
 }
 
@@ -107,12 +116,10 @@ export function isDeeperThan(value: unknown, depthMax: number): boolean {
 /** Reads the body within its limits before the framework's own validator takes it as JSON. */
 export function boundedBody(deps: Pick<Deps, "settings">, limits: Omit<BodyLimits, "idleMs">) {
   return createMiddleware(async (c, next) => {
-    if (c.req.raw.body !== null) {
-      const bytes = await readBytes(c.req.raw.body, { ...limits, idleMs: deps.settings.bodyIdleMs });
-      const text = textOf(bytes, "The body");
-      parseJson(text, "The body");
-      c.req.bodyCache.text = Promise.resolve(text) as never;
-    }
+    const bytes = await readBytes(bodyOf(c), { ...limits, idleMs: deps.settings.bodyIdleMs });
+    const text = textOf(bytes, "The body");
+    if (text !== "") parseJson(text, "The body");
+    c.req.bodyCache.text = Promise.resolve(text) as never;
     await next();
   });
 }

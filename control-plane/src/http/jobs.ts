@@ -18,6 +18,7 @@ import { createRoute, type OpenAPIHono, z } from "@hono/zod-openapi";
 import { cancelJob } from "../flow/cancel.ts";
 import { retryJob } from "../flow/retry.ts";
 import { type AppEnv, whileGood } from "./auth.ts";
+import { bodyOf } from "./body.ts";
 import {
   IdempotencyHeaders,
   IdPageQuery,
@@ -187,7 +188,7 @@ function submissions(app: OpenAPIHono<AppEnv>, deps: HttpDeps): void {
     const read = type === "application/json" ? readOne : type === "application/x-ndjson" ? readMany : undefined;
     if (read === undefined)
       throw new Problem("unsupported_media_type", "Send application/json (one query) or application/x-ndjson (many).");
-    const row = await read(deps, submitter, c.req.raw.body);
+    const row = await read(deps, submitter, bodyOf(c));
     const { wait: seconds } = c.req.valid("query");
     if (seconds === 0) return c.json(viewJob(row, null), 202);
     // Just inserted, and a node of this process has it: there is nothing to see yet.

@@ -12,7 +12,7 @@ import {
 import type { z } from "zod";
 import type { Deps, JobRow, NewPlan } from "../flow/deps.ts";
 import { planBytes, type Submitter, sealPlan, submitMany, submitOne } from "../flow/submit.ts";
-import { parseJson, piecesOf, readBytes, textOf } from "./body.ts";
+import { type Body, parseJson, piecesOf, readBytes, textOf } from "./body.ts";
 
 type SubmissionDeps = Parameters<typeof submitOne>[0] & Pick<Deps, "settings">;
 
@@ -25,11 +25,7 @@ const JSON_BODY_BYTES_MAX = 96 * 1024 * 1024;
 const SMALLER_PLAN = "scan large data from storage instead of sending it in the plan";
 
 /** `application/json`: one query. */
-export async function readOne(
-  deps: SubmissionDeps,
-  submitter: Submitter,
-  body: ReadableStream<Uint8Array> | null,
-): Promise<JobRow> {
+export async function readOne(deps: SubmissionDeps, submitter: Submitter, body: Body): Promise<JobRow> {
   const limits = { bytesMax: JSON_BODY_BYTES_MAX, idleMs: deps.settings.bodyIdleMs, advice: SMALLER_PLAN };
   const bytes = await readBytes(body, limits);
   const value = parseJson(textOf(bytes, "The body"), "The body");
@@ -42,11 +38,7 @@ export async function readOne(
  * `application/x-ndjson`: many frames. Plans are stored as they come, so that memory holds a few plans and one id per frame, however long the stream is;
  * the job is written when the stream is complete.
  */
-export async function readMany(
-  deps: SubmissionDeps,
-  submitter: Submitter,
-  body: ReadableStream<Uint8Array> | null,
-): Promise<JobRow> {
+export async function readMany(deps: SubmissionDeps, submitter: Submitter, body: Body): Promise<JobRow> {
   const digest = createHash("sha256");
   const planIds = new Map<number, string>();
   const frames: number[] = [];
@@ -133,7 +125,7 @@ function distinct(plans: readonly NewPlan[]): NewPlan[] {
 
 /** Lines of a body, which comes in pieces that don't respect them; everything is added to the digest. */
 export async function* readLines(
-  body: ReadableStream<Uint8Array> | null,
+  body: Body,
   digest: ReturnType<typeof createHash>,
   idleMs: number,
 ): AsyncGenerator<string> {
