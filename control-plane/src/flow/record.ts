@@ -5,8 +5,8 @@ import { announceSettled, KEYS_LIMIT_ERROR, type Settlement, settle, settleFailu
 
 type RecordDeps = Pick<Deps, "db" | "pool" | "changes" | "dispatcher" | "endings" | "log">;
 export type Finished = Extract<FromNode, { type: "finished" }>;
-/** Starts are written together, and not at all for tasks that ended before. */
-const START_DELAY_MS = 40;
+/** Starts are written together, and not at all for tasks that ended before. Nodes wait longer than this with telling of them. */
+const START_DELAY_MS = 10;
 /** A task that somebody has locked is told as started a little later; not for ever. */
 const START_TRIES_MAX = 100;
 /** Reports that may wait for the database before nodes that finish are given less. */

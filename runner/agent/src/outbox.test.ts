@@ -14,7 +14,7 @@ function finished(taskId: string): FinishedMessage {
 }
 
 beforeEach(() => {
-  vi.useFakeTimers({ toFake: ["setInterval", "clearInterval", "setImmediate", "performance"] });
+  vi.useFakeTimers({ toFake: ["setInterval", "clearInterval", "setTimeout", "clearTimeout", "performance"] });
   connected = true;
   sent = [];
   disk = new Map();
@@ -69,8 +69,14 @@ test("an outcome takes the place of the staging that was not answered", () => {
   expect(sent.map((message) => message.type)).toEqual(["staged", "finished", "finished"]);
 });
 
-test("starts of one turn of the event loop are told together, in messages of bounded size", async () => {
+test("starts are told a moment later, together, in messages of bounded size, and not of what is over by then", async () => {
   for (let at = 0; at < 1_000; at += 1) outbox.started([{ taskId: `task_${at}`, attempt: 1 }]);
-  await vi.advanceTimersByTimeAsync(0);
-  expect(sent.map((message) => message.type === "started" && message.tasks.length)).toEqual([512, 488]);
+  await vi.advanceTimersByTimeAsync(10);
+  expect(sent).toEqual([]);
+  outbox.finished(finished("task_7"));
+  outbox.settle({ taskId: "task_7", attempt: 1 });
+  await vi.advanceTimersByTimeAsync(30);
+  const told = sent.flatMap((message) => (message.type === "started" ? [message.tasks] : []));
+  expect(told.map((tasks) => tasks.length)).toEqual([512, 487]);
+  expect(told.flat().map((ref) => ref.taskId)).not.toContain("task_7");
 });

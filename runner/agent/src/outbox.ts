@@ -10,6 +10,8 @@ const SPOOL_AFTER_MS = 250;
 const SWEEP_INTERVAL_MS = 125;
 const RESEND_AFTER_MS = 5_000;
 const RESEND_AFTER_MAX_MS = 60_000;
+/** Most queries are over before anybody could look: only what takes longer is told of, many together. */
+const STARTED_AFTER_MS = 30;
 /** Attempts named in one `started` message: well below the size of a frame. */
 const STARTED_PER_MESSAGE = Math.floor(NODE_MESSAGE_BYTES_MAX / 128);
 
@@ -29,7 +31,7 @@ export interface Outbox {
   finished(message: FinishedMessage): void;
   /** The control plane has answered for this attempt. */
   settle(ref: AttemptRef): void;
-  /** Told at most once per attempt and connection, gathered per turn of the event loop. */
+  /** A hint for those who watch, told after a moment: not of attempts that are over by then. */
   started(refs: readonly AttemptRef[]): void;
   /** A new connection is up: everything unanswered goes out again. */
   resendAll(): void;
@@ -53,12 +55,14 @@ export function createOutbox(deps: OutboxDeps, found: readonly FinishedMessage[]
     entry.saved = Promise.resolve();
     entries.set(attemptKey(message), entry);
   }
-  let starting: AttemptRef[] = [];
+  const starting = new Map<string, AttemptRef>();
   let sweep: NodeJS.Timeout | undefined;
 
   function add(message: StagedMessage | FinishedMessage): void {
     const entry = newEntry(message);
-    entries.set(attemptKey(message), entry);
+    const key = attemptKey(message);
+    entries.set(key, entry);
+    if (message.type === "finished") starting.delete(key);
     send(entry);
     watch();
   }
@@ -95,8 +99,8 @@ export function createOutbox(deps: OutboxDeps, found: readonly FinishedMessage[]
   }
 
   function sendStarted(): void {
-    const refs = starting;
-    starting = [];
+    const refs = [...starting.values()];
+    starting.clear();
     for (let at = 0; at < refs.length; at += STARTED_PER_MESSAGE) {
       deps.send({ type: "started", tasks: refs.slice(at, at + STARTED_PER_MESSAGE) });
     }
@@ -113,8 +117,8 @@ export function createOutbox(deps: OutboxDeps, found: readonly FinishedMessage[]
       if (entry.saved !== undefined) void entry.saved.then(() => deps.spool.remove(key)).catch(() => {});
     },
     started(refs) {
-      if (starting.length === 0) setImmediate(sendStarted);
-      for (const { taskId, attempt } of refs) starting.push({ taskId, attempt });
+      if (starting.size === 0) setTimeout(sendStarted, STARTED_AFTER_MS).unref();
+      for (const { taskId, attempt } of refs) starting.set(attemptKey({ taskId, attempt }), { taskId, attempt });
     },
     resendAll() {
       for (const entry of entries.values()) send(entry);

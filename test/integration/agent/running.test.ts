@@ -72,6 +72,8 @@ test("a node joins once, keeps its identity to itself, and runs a second task on
   plane.send({ type: "lease", batch: first.batch });
   const phase = { type: "progress", taskId: first.taskId, attempt: 1, phase: "reading" };
   await until("its phase", () => plane.heard.some((message) => isDeepStrictEqual(message, phase)));
+  const started = { type: "started", tasks: [{ taskId: first.taskId, attempt: 1 }] };
+  await until("its start", () => plane.heard.some((message) => isDeepStrictEqual(message, started)));
   writeFileSync(gate, "");
   const finished = await outcome(first.taskId);
   expect(finished.usage?.peakMemoryBytes).toBeGreaterThan(1024 * 1024);
@@ -80,7 +82,6 @@ test("a node joins once, keeps its identity to itself, and runs a second task on
     [first.taskId, 1, 0, "stdout", "one"],
     [first.taskId, 1, 1, "stdout", "two"],
   ]);
-  expect(plane.heard).toContainEqual({ type: "started", tasks: [{ taskId: first.taskId, attempt: 1 }] });
   expect(enginePid(await run([]))).toBe(enginePid(finished));
   expect(plane.joins).toHaveLength(1);
   expect(statSync(join(nodeDir, "identity.json")).mode & 0o777).toBe(0o600);
@@ -139,20 +140,20 @@ test("a run waits for the engine that is about to be idle rather than for anothe
 
 test("as many runs go on at once as there are slots, and a run of the whole node is not overtaken", async () => {
   await startNode();
-  const gate = join(nodeDir, "gate");
-  const leases = [1, 1, 2, 1].map((slots) => lease([["wait-for", gate]], { run: { slots } }));
+  const gates = ["first", "first", "third", "fourth"].map((name) => join(nodeDir, name));
+  const leases = [1, 1, 2, 1].map((slots, at) => lease([["wait-for", gates[at]]], { run: { slots } }));
   for (const { batch } of leases) plane.send({ type: "lease", batch });
   const started = () => plane.heard.flatMap((message) => (message.type === "started" ? message.tasks : []));
   await until("two runs", () => started().length === 2);
   const ids = leases.map((leased) => leased.taskId);
   expect(new Set(started().map((ref) => ref.taskId))).toEqual(new Set(ids.slice(0, 2)));
-  writeFileSync(gate, "");
+  for (const at of [2, 3]) {
+    writeFileSync(gates[at - 1] as string, "");
+    await until("the next run", () => started().length > at);
+    expect(started().map((ref) => ref.taskId)[at]).toBe(ids[at]);
+  }
+  writeFileSync(gates[3] as string, "");
   await Promise.all(ids.map(outcome));
-  expect(
-    started()
-      .map((ref) => ref.taskId)
-      .slice(2),
-  ).toEqual(ids.slice(2));
 });
 
 test("a batch of keys is one run, with an answer per key", async () => {
