@@ -21,6 +21,7 @@ const READS = 100;
 const WARMUP_READS = 10;
 const GOAL_READ_MS = 100;
 const JOB_MS_MAX = 900_000;
+const GOAL_CANCEL_S = 5;
 /** Tasks take so long while the pages of their job are read, so that it goes on all the time. */
 const SLOW_TASK_MS = 1_000;
 
@@ -55,14 +56,26 @@ async function runScale(light: LightInstallation, options: Options): Promise<Fin
   const after = await light.api.job(running.id);
   if (after.finishedAt !== null) throw new Error("the job ended before its pages were read: raise SLOW_TASK_MS");
   await light.api.post(`/v1/jobs/${running.id}/cancel`);
+  say("cancel of jobs that just began ...");
+  const cancels = [await cancelOne(light, where, SMALL), await cancelOne(light, where, LARGE)];
   const worst = [...ended, ...during].reduce((one, other) => (other.p99 > one.p99 ? other : one));
   const costs: Ratio[] = [
     { name: "peak memory of the control plane, 100,000 over 10,000 tasks", value: large.peakMiB / small.peakMiB },
     { name: "CPU per task of control plane and Postgres, 100,000 over 10,000", value: large.cpuMs / small.cpuMs },
+    {
+      name: `cancel of ${LARGE.toLocaleString("en-US")} tasks, in s`,
+      value: cancels.at(-1)?.seconds ?? 0,
+      goal: `under ${GOAL_CANCEL_S}`,
+    },
     { name: `slowest page, p99 in ms (${worst.measurement.subject})`, value: worst.p99, goal: `under ${GOAL_READ_MS}` },
   ];
   return {
-    measurements: [small.measurement, large.measurement, ...[...ended, ...during].map((one) => one.measurement)],
+    measurements: [
+      small.measurement,
+      large.measurement,
+      ...cancels.map((one) => one.measurement),
+      ...[...ended, ...during].map((one) => one.measurement),
+    ],
     ratios: costs,
     notes: [
       `${NODES} light nodes of ${CPUS} slots (they answer at once, without an engine) and the one who reads share the machine with the control plane and Postgres.`,
@@ -123,6 +136,36 @@ async function runJob(light: LightInstallation, where: Where, count: number) {
     },
   };
   return { job, measurement, cpuMs, peakMiB, profile: profileNote(byRole, count, "tasks on light nodes") };
+}
+
+/** From the call until the job and all of its tasks have ended, while nodes are at the first of them. */
+async function cancelOne(light: LightInstallation, where: Where, count: number) {
+  const { id } = await submit(light, where, count);
+  await waitUntil("nodes are at it", async () => (await light.api.job(id)).counts.running > 0, JOB_MS_MAX);
+  const meter = startCpuMeter((light.planes[0] as { pid: number }).pid, { postgres: light.postgresPid });
+  const startedAt = performance.now();
+  await light.api.post(`/v1/jobs/${id}/cancel`);
+  const answeredAt = performance.now();
+  const job = await waitUntil(
+    "the job is cancelled",
+    async () => {
+      const now = await light.api.get<Job>(`/v1/jobs/${id}/wait?timeout=20`);
+      return now.finishedAt === null ? undefined : now;
+    },
+    JOB_MS_MAX,
+  );
+  const seconds = (performance.now() - startedAt) / 1_000;
+  const { cancelled, succeeded, failed } = job.counts;
+  if (job.status !== "cancelled" || cancelled + succeeded + failed !== count)
+    throw new Error(`the cancelled job's counts are off: ${JSON.stringify(job)}`);
+  const cpu = meter.read();
+  const figures = {
+    "cancelled after s": seconds,
+    "answered after s": (answeredAt - startedAt) / 1_000,
+    "CPU s of Postgres": cpu.postgres ?? 0,
+    "CPU s of the control plane": cpu["control plane"] ?? 0,
+  };
+  return { seconds, measurement: { subject: `cancel of ${count.toLocaleString("en-US")} tasks`, figures } };
 }
 
 /** Straight into the table: this is about reading them. */

@@ -1,7 +1,7 @@
-import type { TaskKind, TaskStatus } from "@frazil/contracts";
+import type { TaskStatus } from "@frazil/contracts";
 import { TASK, target } from "../domain/lifecycles.ts";
 import type { Sql } from "./pool.ts";
-import type { OpenTask } from "./tasks.ts";
+import { failureKeyOf, type OpenTask } from "./tasks.ts";
 
 export interface NewKeyTask {
   readonly id: string;
@@ -33,13 +33,6 @@ export async function insertKeyTasks(sql: Sql, jobId: string, keys: readonly New
   });
 }
 
-export interface StoppedTask {
-  readonly id: string;
-  readonly kind: TaskKind;
-  readonly ordinal: number;
-  readonly node_id: string | null;
-}
-
 /** Which tasks of a job a batch of its stop takes, at most `limit`, the first ones. One status: the index then leads past those that were ended before. */
 export interface StopBatch {
   readonly jobId: string;
@@ -49,51 +42,87 @@ export interface StopBatch {
   readonly limit: number;
 }
 
-/** Locks them in id order, as everyone does. */
-const lockBatch = (
-  condition: string,
-) => `SELECT id, node_id FROM tasks WHERE status = $2 AND ${condition} AND id = ANY(ARRAY(
-    SELECT id FROM tasks WHERE job_id = $1 AND status = $2 AND ordinal >= $5 AND ${condition} ORDER BY ordinal LIMIT $3)) ORDER BY id FOR UPDATE`;
+/** What became of a batch. */
+export interface Stopped {
+  /** Tasks that were looked at; some may have been leased or ended just then. */
+  readonly found: number;
+  /** Ordinal of the last of them. */
+  readonly last: number | null;
+  readonly ended: number;
+  /** Of those that were ended. */
+  readonly splits: number;
+  readonly onNodes: number;
+}
+
 /** Not those of which an attempt was fenced for publishing, whoever goes on with it. */
-const CANCELLABLE = lockBatch("manifest IS NULL");
+const CANCELLABLE = "manifest IS NULL";
 /** Nor those that a node is publishing right now; but no node will take up one that waits. */
-const FAILABLE = lockBatch("(manifest IS NULL OR status = 'queued')");
+const FAILABLE = "(manifest IS NULL OR status = 'queued')";
+const JOB_ERROR = "(SELECT error FROM jobs WHERE id = $1)";
+
+const pick = (condition: string) => `picked AS MATERIALIZED (
+    SELECT id, ordinal FROM tasks WHERE job_id = $1 AND status = $2 AND ordinal >= $5 AND ${condition} ORDER BY ordinal LIMIT $3)`;
+const STILL_OPEN = "status = $2 AND id = ANY(ARRAY(SELECT id FROM picked))";
+const SUM_UP = `SELECT (SELECT count(*)::int FROM picked) AS found, (SELECT max(ordinal) FROM picked) AS last, count(*)::int AS ended,
+    count(*) FILTER (WHERE kind = 'split')::int AS splits, count(node_id)::int AS "onNodes" FROM t`;
+
+interface Stop {
+  readonly name: string;
+  readonly condition: string;
+  readonly set: string;
+  readonly attempts: string;
+  readonly event: string;
+}
+const CANCEL: Stop = {
+  name: "cancel",
+  condition: CANCELLABLE,
+  set: "status = $4, finished_at = now(), phase = NULL",
+  attempts: "status = 'released', finished_at = now()",
+  event: `INSERT INTO events (workspace_id, job_id, event, data) SELECT workspace_id, job_id, 'cancel', jsonb_build_object('tasks', count(*)) FROM t GROUP BY 1, 2`,
+};
+const FAIL: Stop = {
+  name: "fail",
+  condition: FAILABLE,
+  set: `status = $4, finished_at = now(), phase = NULL, error = ${JOB_ERROR}, failure_key = ${failureKeyOf(JOB_ERROR)}`,
+  attempts: `status = 'failed', finished_at = now(), error = ${JOB_ERROR}`,
+  event: "INSERT INTO events (workspace_id, job_id, task_id, event) SELECT workspace_id, job_id, id, 'fail' FROM t",
+};
+
+/** Those that wait are nobody else's but a lease's that is being written, which waits for nothing: no need to lock them first. */
+const stopWaiting = ({ condition, set, event }: Stop) => `WITH ${pick(condition)},
+  t AS (
+    UPDATE tasks SET ${set} WHERE ${STILL_OPEN} AND ${condition} RETURNING id, job_id, workspace_id, kind, NULL::text AS node_id
+  ), event AS (${event})
+  ${SUM_UP}`;
+/** Locked in id order, as by everyone. */
+const stopOnNodes = ({ condition, set, attempts, event }: Stop) => `WITH ${pick(condition)},
+  open AS (SELECT id, node_id FROM tasks WHERE ${STILL_OPEN} AND ${condition} ORDER BY id FOR UPDATE),
+  t AS (
+    UPDATE tasks SET ${set}, node_id = NULL, lease_expires_at = NULL FROM open
+    WHERE tasks.id = open.id RETURNING tasks.id, tasks.job_id, tasks.workspace_id, tasks.attempt, tasks.kind, open.node_id
+  ), tried AS (
+    UPDATE attempts SET ${attempts} FROM t WHERE attempts.task_id = t.id AND attempts.number = t.attempt AND t.node_id IS NOT NULL
+  ), event AS (${event})
+  ${SUM_UP}`;
+
+async function stopTasks(sql: Sql, batch: StopBatch, stop: Stop, to: TaskStatus): Promise<Stopped> {
+  const isWaiting = batch.status === "queued";
+  const rows = await sql.query<Stopped>({
+    name: `${stop.name}-${isWaiting ? "waiting" : "on-nodes"}`,
+    text: isWaiting ? stopWaiting(stop) : stopOnNodes(stop),
+    values: [batch.jobId, batch.status, batch.limit, to, batch.from],
+  });
+  return rows[0] as Stopped;
+}
 
 /** Cancels tasks of a job, which the caller has locked. */
-export async function cancelTasks(sql: Sql, batch: StopBatch): Promise<StoppedTask[]> {
-  return sql.query<StoppedTask>({
-    name: "cancel-tasks",
-    text: `WITH open AS (${CANCELLABLE}),
-      t AS (
-        UPDATE tasks SET status = $4, node_id = NULL, lease_expires_at = NULL, finished_at = now(), phase = NULL FROM open
-        WHERE tasks.id = open.id RETURNING tasks.id, tasks.job_id, tasks.workspace_id, tasks.attempt, tasks.kind, tasks.ordinal, open.node_id
-      ), tried AS (
-        UPDATE attempts SET status = 'released', finished_at = now() FROM t
-        WHERE attempts.task_id = t.id AND attempts.number = t.attempt AND t.node_id IS NOT NULL
-      ), event AS (
-        INSERT INTO events (workspace_id, job_id, event, data) SELECT workspace_id, job_id, 'cancel', jsonb_build_object('tasks', count(*)) FROM t GROUP BY 1, 2
-      )
-      SELECT id, kind, ordinal, node_id FROM t`,
-    values: [batch.jobId, batch.status, batch.limit, target(TASK, "cancel"), batch.from],
-  });
+export function cancelTasks(sql: Sql, batch: StopBatch): Promise<Stopped> {
+  return stopTasks(sql, batch, CANCEL, target(TASK, "cancel"));
 }
 
 /** Fails tasks of a job, which the caller has locked, with the job's own error: no node will ever take them, or theirs is being ended. */
-export async function failTasks(sql: Sql, batch: StopBatch): Promise<StoppedTask[]> {
-  return sql.query<StoppedTask>({
-    name: "fail-tasks",
-    text: `WITH open AS (${FAILABLE}),
-      t AS (
-        UPDATE tasks SET status = $4, node_id = NULL, lease_expires_at = NULL, error = (SELECT error FROM jobs WHERE id = $1), finished_at = now(),
-          phase = NULL FROM open
-        WHERE tasks.id = open.id RETURNING tasks.id, tasks.job_id, tasks.workspace_id, tasks.attempt, tasks.kind, tasks.ordinal, tasks.error, open.node_id
-      ), tried AS (
-        UPDATE attempts SET status = 'failed', finished_at = now(), error = t.error FROM t
-        WHERE attempts.task_id = t.id AND attempts.number = t.attempt AND t.node_id IS NOT NULL
-      ), event AS (INSERT INTO events (workspace_id, job_id, task_id, event) SELECT workspace_id, job_id, id, 'fail' FROM t)
-      SELECT id, kind, ordinal, node_id FROM t`,
-    values: [batch.jobId, batch.status, batch.limit, target(TASK, "fail"), batch.from],
-  });
+export function failTasks(sql: Sql, batch: StopBatch): Promise<Stopped> {
+  return stopTasks(sql, batch, FAIL, target(TASK, "fail"));
 }
 
 /** Copies the failed and cancelled tasks of a job into its retry, in order. Keys that were found stay found. */

@@ -203,6 +203,12 @@ async function lockWhere(sql: Sql, condition: string, values: unknown[], limit: 
   return { jobs, tasks };
 }
 
+/** What failures are grouped by, of an error in SQL: short, while an error may hold a long traceback. Written with each task that fails. */
+export function failureKeyOf(error: string): string {
+  const part = (name: string) => `coalesce(${error} ->> '${name}', '')`;
+  return `md5(${part("code")} || ' ' || ${part("type")} || ' ' || ${part("message")})`;
+}
+
 export interface TaskOutcome {
   readonly task: OpenTask;
   readonly event: "finish" | "fail" | "requeue";
@@ -225,7 +231,7 @@ export async function applyOutcomes(sql: Sql, outcomes: readonly TaskOutcome[]):
         UPDATE tasks SET status = o.status, node_id = NULL, lease_expires_at = NULL, phase = NULL,
           releases = tasks.releases + CASE WHEN o.attempt_status = 'released' THEN 1 ELSE 0 END,
           attempts_max = tasks.attempts_max + (o.attempt_status = 'returned')::int,
-          error = o.error, split_state = coalesce(o.split_state, tasks.split_state),
+          error = o.error, failure_key = CASE WHEN o.event = 'fail' THEN ${failureKeyOf("o.error")} END, split_state = coalesce(o.split_state, tasks.split_state),
           started_at = coalesce(tasks.started_at, now() - make_interval(secs => o.wall_ms / 1000)),
           not_before = CASE WHEN o.event = 'requeue' THEN now() + make_interval(secs => o.delay_ms / 1000) END,
           finished_at = CASE WHEN o.event <> 'requeue' THEN now() END

@@ -265,15 +265,15 @@ const STOP_ROUNDS: readonly TaskStatus[] = ["leased", "running", "queued", "queu
 export async function stopJob(deps: SettleDeps, jobId: string): Promise<void> {
   for (const status of STOP_ROUNDS) {
     let from = 0;
-    let ended: number;
+    let found: number;
     do {
       const limit = STOP_BATCH_MAX;
       const batch = await deps.pool.transact((sql) => stopBatch(deps, sql, { jobId, status, from, limit }));
       if (batch === undefined) return;
       announceSettled(deps, batch.settled);
-      ended = batch.ended;
+      found = batch.found;
       from = batch.next;
-    } while (ended >= STOP_BATCH_MAX);
+    } while (found >= STOP_BATCH_MAX);
   }
 }
 
@@ -283,27 +283,29 @@ async function stopBatch(deps: SettleDeps, sql: Sql, batch: StopBatch) {
   const job = await deps.db.jobs.lockStopping(sql, batch.jobId);
   if (job === undefined) return undefined;
   const isFailing = job.error !== null;
-  const tasks = await deps.db.jobTasks[isFailing ? "failTasks" : "cancelTasks"](sql, batch);
-  if (tasks.length === 0) return { settled: NOTHING_SETTLED, ended: 0, next: batch.from };
-  const splits = tasks.filter((task) => task.kind === "split").length;
+  const { found, last, ended, splits, onNodes } = await deps.db.jobTasks[isFailing ? "failTasks" : "cancelTasks"](
+    sql,
+    batch,
+  );
+  // Behind these the next batch begins: it need not walk past what this one ended.
+  const next = last === null ? batch.from : last + 1;
+  if (ended === 0) return { settled: NOTHING_SETTLED, found, next };
   const counted = await deps.db.jobs.tallyJob(sql, job, {
     jobId: job.id,
     succeeded: 0,
-    failed: isFailing ? tasks.length : 0,
-    cancelled: isFailing ? 0 : tasks.length,
+    failed: isFailing ? ended : 0,
+    cancelled: isFailing ? 0 : ended,
     splitsDone: splits,
     added: splits,
-    leftovers: tasks.some((task) => task.node_id !== null),
+    leftovers: onNodes > 0,
   });
   const settled: Settled = {
     jobs: [counted],
     results: [],
-    cancelled: tasks.some((task) => task.node_id !== null) ? [job.id] : [],
+    cancelled: onNodes > 0 ? [job.id] : [],
     stopping: [],
   };
-  // Behind these the next batch begins: it need not walk past what this one ended.
-  const next = tasks.reduce((last, task) => Math.max(last, task.ordinal), batch.from) + 1;
-  return { settled, ended: tasks.length, next };
+  return { settled, found, next };
 }
 
 const NOTHING_COUNTED = { succeeded: 0, failed: 0, cancelled: 0, splitsDone: 0, added: 0, leftovers: false };

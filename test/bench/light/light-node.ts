@@ -96,7 +96,8 @@ function serve(address: string, token: string, nodeId: string, again: boolean, w
     } else if (message.type === "cancel")
       for (const task of message.tasks) end(task, { type: "finished", ...task, ...RELEASED }, held, send);
     // What is leased has begun at once: there is nothing to give back.
-    else if (message.type !== "recall") throw new Error(`a light node does not know ${message.type}`);
+    else if (message.type !== "recall" && message.type !== "sweep")
+      throw new Error(`a light node does not know ${message.type}`);
   };
   socket.on("message", (data) => {
     for (const message of messagesOfFrame(JSON.parse(String(data)))) receive(message as ToNode);
