@@ -8,3 +8,4 @@ export * from "./limits.ts";
 export * from "./node-protocol.ts";
 export * from "./plans.ts";
 export * from "./statuses.ts";
+export * from "./task-times.ts";

@@ -1,4 +1,4 @@
-import type { AttemptRef, LeaseBatch, RunTemplate } from "@frazil/contracts";
+import { type AttemptRef, type LeaseBatch, makeTaskTimes, type RunTemplate, type TaskTimes } from "@frazil/contracts";
 import { AHEAD_MS, emptyInMs } from "../domain/ahead.ts";
 import {
   type Allotment,
@@ -42,9 +42,6 @@ const CANCELS_KEPT_MAX = 1_000;
 const PROGRESS_KEPT_MAX = 500;
 /** While a node still has what was sent ahead, its slots are filled again no more often than this. */
 const WAKE_SOON_MS = 40;
-/** Weight of the newest task in the usual time of a job's tasks. */
-const TASK_MS_WEIGHT = 0.2;
-const TASK_MS_KEPT_MAX = 1_000;
 
 /** Keeps the slots of the nodes that are connected to this process filled, with leases pushed to them. */
 export interface Dispatcher {
@@ -85,8 +82,7 @@ type DispatchDeps = Pick<Deps, "db" | "pool" | "changes" | "sealer" | "settings"
 interface State {
   readonly deps: DispatchDeps;
   readonly links: Links;
-  /** Usual time of a job's tasks. */
-  readonly taskMs: Map<string, number>;
+  readonly times: TaskTimes;
   /** Clusters that are being filled right now. */
   readonly filling: Map<string, { again: boolean }>;
   /** Clusters in which nothing was leasable at the last look, and of which nothing was heard since: freed slots are no reason to look again. */
@@ -107,7 +103,7 @@ export function makeDispatcher(deps: DispatchDeps): Dispatcher {
   const state: State = {
     deps,
     links: makeLinks(),
-    taskMs: new Map(),
+    times: makeTaskTimes(),
     filling: new Map(),
     quiet: new Set(),
     wakingSoon: new Set(),
@@ -220,7 +216,7 @@ async function fill(state: State, clusterId: string): Promise<number> {
   // As it is now: nodes may have come and gone meanwhile.
   const cluster = state.links.byCluster.get(clusterId);
   if (found.length === 0 || cluster === undefined) return found.length;
-  const own = found.map((job): LeasableJob => ({ ...job, taskMs: state.taskMs.get(job.jobId), elsewhere: false }));
+  const own = found.map((job): LeasableJob => ({ ...job, taskMs: state.times.usualMs(job.jobId), elsewhere: false }));
   const jobs = [...own, ...(allowance?.rivals ?? []).map(asLeasable)];
   const sharing = assign(freeNodes(state, cluster, own), jobs, loadOf(cluster, max, allowance));
   const leased = await leaseAll(state, {
@@ -265,7 +261,7 @@ function freeNodes(state: State, { links }: ClusterLinks, jobs: readonly Leasabl
     nodeId: link.nodeId,
     slots: link.slots,
     usedSlots,
-    emptyInMs: matters ? emptyInMs(givenRuns(state.taskMs, held), link.slots) : 0,
+    emptyInMs: matters ? emptyInMs(givenRuns(state.times, held), link.slots) : 0,
   }));
 }
 
@@ -332,7 +328,7 @@ async function leaseTo(
 function hastenEmptiness(state: State, nodeId: string): void {
   const linkState = state.links.byNode.get(nodeId);
   if (linkState === undefined || linkState.usedSlots <= linkState.link.slots) return;
-  recallLate(state.taskMs, linkState, AHEAD_MS);
+  recallLate(state.times, linkState, AHEAD_MS);
   const { clusterId } = linkState.link;
   if (state.looks.has(clusterId)) return;
   const look = () => {
@@ -386,7 +382,7 @@ function release(state: State, nodeId: string, attempt: AttemptRef, ms: number |
   if (linkState === undefined) return;
   const run = drop(state.links, linkState, keyOf(attempt));
   if (run === undefined) return;
-  if (ms !== undefined) learn(state.taskMs, run.jobId, ms);
+  if (ms !== undefined) state.times.learn(run.jobId, ms);
   const { clusterId, workspaceId } = linkState.link;
   if (linkState.usedSlots > linkState.link.slots) wakeSoon(state, clusterId);
   else refill(state, clusterId);
@@ -403,7 +399,7 @@ function keep(state: State, nodeId: string, holding: readonly AttemptRef[]): voi
   const gone = [...linkState.held].filter(([key, run]) => !named.has(key) && run.heldSinceMs < oldestMs);
   for (const [key] of gone) drop(state.links, linkState, key);
   if (gone.length > 0) wake(state, linkState.link.clusterId);
-  if (linkState.usedSlots > linkState.link.slots) recallLate(state.taskMs, linkState, AHEAD_LATE_MS);
+  if (linkState.usedSlots > linkState.link.slots) recallLate(state.times, linkState, AHEAD_LATE_MS);
 }
 
 async function cancel(state: State, jobId: string): Promise<void> {
@@ -433,11 +429,4 @@ async function describe(state: State, nodeId: string, attempts: readonly Attempt
     for (const run of runsOf(deps, template, ofJob, slots)) batches.push(batchOf(run, template, ofJob));
   }
   return batches;
-}
-
-function learn(taskMs: Map<string, number>, jobId: string, ms: number): void {
-  const before = taskMs.get(jobId);
-  taskMs.delete(jobId);
-  taskMs.set(jobId, before === undefined ? ms : before + TASK_MS_WEIGHT * (ms - before));
-  if (taskMs.size > TASK_MS_KEPT_MAX) taskMs.delete(taskMs.keys().next().value as string);
 }

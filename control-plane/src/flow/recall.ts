@@ -1,21 +1,22 @@
+import type { TaskTimes } from "@frazil/contracts";
 import { type GivenRun, isAheadLate, splitAhead } from "../domain/ahead.ts";
 import { attemptOf, CLAIM_KEY, type HeldRun, type LinkState } from "./links.ts";
 
 const ATTEMPTS_PER_MESSAGE_MAX = 500;
 
-export function givenRuns(taskMs: ReadonlyMap<string, number>, held: ReadonlyMap<string, HeldRun>) {
+export function givenRuns(times: TaskTimes, held: ReadonlyMap<string, HeldRun>) {
   const now = performance.now();
   return [...new Set(held.values())].map((run): GivenRun & { run: HeldRun } => ({
     run,
     slots: run.slots,
     ageMs: now - run.heldSinceMs,
-    taskMs: taskMs.get(run.jobId),
+    taskMs: times.usualMs(run.jobId),
   }));
 }
 
 /** The node gives back what it has not begun; what it has begun it keeps, so that no work is lost. */
-export function recallLate(taskMs: ReadonlyMap<string, number>, { link, held }: LinkState, patienceMs: number): void {
-  const given = givenRuns(taskMs, held);
+export function recallLate(times: TaskTimes, { link, held }: LinkState, patienceMs: number): void {
+  const given = givenRuns(times, held);
   if (!isAheadLate(given, link.slots, patienceMs)) return;
   const late = new Set(splitAhead(given, link.slots).ahead.flatMap(({ run }) => (run.recalled ? [] : [run])));
   for (const run of late) run.recalled = true;

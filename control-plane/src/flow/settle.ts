@@ -93,7 +93,7 @@ export async function settle(
   // Ends of jobs touch their clusters: in one order, by everyone.
   const ordered = locked
     .filter((job) => byJob.has(job.id))
-    .sort((a, b) => ((a.cluster_id ?? "") < (b.cluster_id ?? "") ? -1 : 1));
+    .sort((a, b) => Buffer.compare(Buffer.from(a.cluster_id ?? ""), Buffer.from(b.cluster_id ?? "")));
   const results = resultsOf(settlements);
   // None of these needs the answer of another: they go out together, in this order.
   const written = Promise.all([

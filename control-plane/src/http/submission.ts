@@ -43,23 +43,18 @@ export async function readMany(deps: SubmissionDeps, submitter: Submitter, body:
   const planIds = new Map<number, string>();
   const frames: number[] = [];
   let spec: JobSpec | undefined;
-  let waiting: { number: number; plan: NewPlan }[] = [];
+  let waiting: NumberedPlan[] = [];
   let waitingBytes = 0;
+  let plans = 0;
+  let stored = Promise.resolve();
+  // Those that came are written while the next ones come, and no more than one write's worth of them waits.
   const store = async () => {
-    const ids = await deps.db.plans.storePlans(
-      deps.pool,
-      submitter.workspace.id,
-      distinct(waiting.map((one) => one.plan)),
-    );
-    const byHash = new Map(
-      distinct(waiting.map((one) => one.plan)).map((plan, index) => [
-        plan.hash.toString("base64"),
-        ids[index] as string,
-      ]),
-    );
-    for (const { number, plan } of waiting) planIds.set(number, byHash.get(plan.hash.toString("base64")) as string);
+    await stored;
+    stored = storePlans(deps, submitter.workspace.id, waiting, planIds);
     waiting = [];
     waitingBytes = 0;
+    // Whoever comes next hears of it; if nobody does, the submission has failed already.
+    stored.catch(() => undefined);
   };
   let at = 0;
   for await (const text of readLines(body, digest, deps.settings.bodyIdleMs)) {
@@ -80,12 +75,14 @@ export async function readMany(deps: SubmissionDeps, submitter: Submitter, body:
       continue;
     }
     const plan = sealPlan(deps, submitter.workspace.id, line.plan.kind, planBytes(line.plan, spec));
-    if (planIds.size + waiting.length >= TASKS_PER_JOB_MAX) throw tooManyTasks();
+    plans += 1;
+    if (plans > TASKS_PER_JOB_MAX) throw tooManyTasks();
     waiting.push({ number: line.number, plan });
     waitingBytes += plan.sizeBytes;
     if (waiting.length >= PLANS_PER_WRITE || waitingBytes >= WRITE_BYTES) await store();
   }
   if (waiting.length > 0) await store();
+  await stored;
   if (spec === undefined)
     throw new Problem("invalid_request", "The stream is empty; its first line must be the header.");
   return submitMany(
@@ -95,6 +92,24 @@ export async function readMany(deps: SubmissionDeps, submitter: Submitter, body:
     frames.map((number) => planOf(planIds, number)),
     digest.digest(),
   );
+}
+
+interface NumberedPlan {
+  readonly number: number;
+  readonly plan: NewPlan;
+}
+
+/** Stores plans, each content once, and notes their ids by number. */
+async function storePlans(
+  deps: SubmissionDeps,
+  workspaceId: string,
+  numbered: readonly NumberedPlan[],
+  planIds: Map<number, string>,
+): Promise<void> {
+  const byHash = new Map(numbered.map(({ plan }) => [plan.hash.toString("base64"), plan]));
+  const ids = await deps.db.plans.storePlans(deps.pool, workspaceId, [...byHash.values()]);
+  const idOf = new Map([...byHash.keys()].map((hash, index) => [hash, ids[index] as string]));
+  for (const { number, plan } of numbered) planIds.set(number, idOf.get(plan.hash.toString("base64")) as string);
 }
 
 function tooManyTasks(): Problem {
@@ -117,10 +132,6 @@ function planOf(planIds: ReadonlyMap<number, string>, number: number): string {
   const id = planIds.get(number);
   if (id === undefined) throw new Problem("invalid_request", `A frame names plan ${number}, which no line defines.`);
   return id;
-}
-
-function distinct(plans: readonly NewPlan[]): NewPlan[] {
-  return [...new Map(plans.map((plan) => [plan.hash.toString("base64"), plan])).values()];
 }
 
 /** Lines of a body, which comes in pieces that don't respect them; everything is added to the digest. */

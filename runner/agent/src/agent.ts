@@ -1,4 +1,4 @@
-import type { FromNode } from "@frazil/contracts";
+import { type FromNode, makeTaskTimes } from "@frazil/contracts";
 import { type ConnectionEnd, openConnection } from "./connection.ts";
 import { closeNode, drain, untilDrained } from "./drain.ts";
 import type { Owner } from "./engine-files.ts";
@@ -12,7 +12,6 @@ import { createProgress } from "./progress.ts";
 import { receive } from "./receive.ts";
 import type { FinishedMessage, Spool } from "./spool.ts";
 import { createSupervisor } from "./supervisor.ts";
-import { createTaskTimes } from "./task-times.ts";
 
 export interface AgentDeps extends Pick<Node, "config" | "log" | "api" | "environments" | "pythons"> {
   readonly nodeToken: string;
@@ -50,7 +49,7 @@ export function startAgent(deps: AgentDeps): Agent {
       outbox: createOutbox({ send, spool: deps.spool, log }, deps.found),
       logs: createLogs({ send: api.sendLogs, log }),
       progress: createProgress(send),
-      times: createTaskTimes(),
+      times: makeTaskTimes(),
       environments: deps.environments,
       dropAttempt: (ref) => void node.held.delete(attemptKey(ref)),
     },

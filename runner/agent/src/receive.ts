@@ -3,7 +3,7 @@ import { drain } from "./drain.ts";
 import { fetchLeases, takeOn } from "./intake.ts";
 import { attemptKey } from "./lease-queue.ts";
 import type { Node } from "./node.ts";
-import { answerOpenTasks, openTasks, publish, withdrawAndTell, withdrawSilently } from "./run-task.ts";
+import { answerOpenTasks, publish, tellStarted, withdrawAndTell, withdrawSilently } from "./run-task.ts";
 import { dropAnswered, prewarmSoon, schedule } from "./schedule.ts";
 import { sweepLater } from "./sweeps.ts";
 
@@ -51,8 +51,7 @@ function onWelcome(node: Node, slots: number, memoryMiB: number): void {
   node.size.slots = slots;
   node.size.memoryMiB = memoryMiB;
   node.runDeps.outbox.resendAll();
-  const started = [...node.running].filter((run) => run.engine !== undefined).flatMap((run) => openTasks(run));
-  node.runDeps.outbox.started(started.map((task) => task.ref));
+  for (const run of node.running) if (run.engine !== undefined) tellStarted(node.runDeps, run);
   if (!node.welcomed) {
     node.welcomed = true;
     node.log.info({ slots, memoryMiB }, "node is connected");

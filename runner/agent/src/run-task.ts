@@ -8,6 +8,7 @@ import type {
   Run,
   RunTemplate,
   TaskRef,
+  TaskTimes,
   ToEngine,
 } from "@frazil/contracts";
 import type { EngineOrder } from "./engine-choice.ts";
@@ -20,7 +21,6 @@ import { outcomeOfEnd, outcomeOfFailedStart, type Stop } from "./outcomes.ts";
 import type { Plans } from "./plans.ts";
 import type { Progress } from "./progress.ts";
 import type { Supervisor, Watch } from "./supervisor.ts";
-import type { TaskTimes } from "./task-times.ts";
 
 /** Once its time is over, a run that only waits for its publishing has this much longer. */
 const PUBLISHING_WITHIN_MS = 600_000;
@@ -204,7 +204,7 @@ function converse(deps: RunDeps, run: ActiveRun, engine: Engine, plans: PlansByT
 }
 
 /** All that the engine has begun: of many queries the one that it is at. */
-function tellStarted(deps: Pick<RunDeps, "outbox">, run: ActiveRun): void {
+export function tellStarted(deps: Pick<RunDeps, "outbox">, run: ActiveRun): void {
   const begun = isMany(run) ? [currentOf(run)].filter((task) => task?.status === "open") : openTasks(run);
   deps.outbox.started(begun.flatMap((task) => task?.ref ?? []));
 }

@@ -2,13 +2,13 @@
 const NEWEST_WEIGHT = 0.2;
 const JOBS_KEPT_MAX = 1_000;
 
-/** How long tasks of a job usually take: what lets short ones go to an engine together. */
+/** How long tasks of a job usually take: what a control plane sends ahead by, and what lets short ones go to an engine together. */
 export interface TaskTimes {
   learn(jobId: string, ms: number): void;
   usualMs(jobId: string): number | undefined;
 }
 
-export function createTaskTimes(): TaskTimes {
+export function makeTaskTimes(): TaskTimes {
   const usual = new Map<string, number>();
   return {
     learn(jobId, ms) {
