@@ -276,7 +276,7 @@ async function addCounts(sql: Sql, tally: Tally): Promise<JobRow> {
 }
 
 /** Attempts that were ended with their job have ended by then; one that says so later has the job swept again. */
-const SWEEP_AFTER_SECONDS = 1;
+export const SWEEP_AFTER_SECONDS = 1;
 
 async function endJob(sql: Sql, tally: Tally, end: JobEvent, error: ErrorInfo | null): Promise<JobRow> {
   const rows = await sql.query<JobRow>({

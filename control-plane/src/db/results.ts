@@ -3,7 +3,7 @@ import type { Sql } from "./pool.ts";
 import type { OpenTask } from "./tasks.ts";
 
 export interface NewResult {
-  readonly task: OpenTask;
+  readonly task: Pick<OpenTask, "id" | "job_id" | "ordinal" | "attempt">;
   readonly result: EngineResult;
   readonly head: Buffer | null;
 }

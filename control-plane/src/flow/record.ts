@@ -1,10 +1,18 @@
-import { type ErrorInfo, type FromNode, TASKS_PER_JOB_MAX } from "@frazil/contracts";
+import { type ErrorInfo, TASKS_PER_JOB_MAX } from "@frazil/contracts";
 import { makeBatcher } from "./batcher.ts";
 import type { AttemptKey, Deps, OpenTask, StartedAttempt } from "./deps.ts";
-import { announceSettled, KEYS_LIMIT_ERROR, type Settlement, settle, settleFailure, settleRelease } from "./settle.ts";
+import {
+  announceSettled,
+  type Finished,
+  KEYS_LIMIT_ERROR,
+  type Settlement,
+  settle,
+  settleFailure,
+  settleRelease,
+  settleSingle,
+} from "./settle.ts";
 
 type RecordDeps = Pick<Deps, "db" | "pool" | "changes" | "dispatcher" | "endings" | "log">;
-export type Finished = Extract<FromNode, { type: "finished" }>;
 /** Starts are written together, and not at all for tasks that ended before. Nodes wait longer than this with telling of them. */
 const START_DELAY_MS = 10;
 /** A task that somebody has locked is told as started a little later; not for ever. */
@@ -68,6 +76,9 @@ export function makeRecorder(deps: RecordDeps): Recorder {
 }
 
 async function recordBatch(deps: RecordDeps, reports: readonly Report[]): Promise<boolean[]> {
+  const [first] = reports;
+  if (reports.length === 1 && first !== undefined && (await settleSingle(deps, first.nodeId, first.message)))
+    return [true];
   const { settled, live } = await deps.pool.transact(async (sql) => {
     const taskIds = [...new Set(reports.map((report) => report.message.taskId))];
     const [jobs, open] = await Promise.all([

@@ -2,6 +2,7 @@ import {
   type EngineResult,
   type ErrorInfo,
   type FoundKey,
+  type FromNode,
   HEAD_BYTES_MAX,
   type JobSpec,
   LEASE_TTL_MS,
@@ -27,6 +28,8 @@ import {
 } from "./deps.ts";
 
 type SettleDeps = Pick<Deps, "db" | "pool" | "changes" | "dispatcher" | "endings" | "log">;
+
+export type Finished = Extract<FromNode, { type: "finished" }>;
 
 /** An attempt's end as the flow decided it, with what it yielded. */
 export interface Settlement {
@@ -156,18 +159,32 @@ function tallyOf(jobId: string, settlements: readonly Settlement[]) {
 
 function resultsOf(settlements: readonly Settlement[]): NewResult[] {
   return settlements.flatMap(({ outcome, result }) => {
-    if (result === undefined) return [];
-    const head = result.head === null ? null : Buffer.from(result.head, "base64");
-    return [
-      { task: outcome.task, result: result.result, head: head !== null && head.length <= HEAD_BYTES_MAX ? head : null },
-    ];
+    return result === undefined ? [] : [{ task: outcome.task, result: result.result, head: headOf(result.head) }];
   });
+}
+
+/** The head as it is kept: none, where a node sends more than it may. */
+export function headOf(base64: string | null): Buffer | null {
+  const head = base64 === null ? null : Buffer.from(base64, "base64");
+  return head !== null && head.length <= HEAD_BYTES_MAX ? head : null;
 }
 
 /** `on_failure="cancel"`: the first failure stops the rest. */
 async function stopsRest(deps: SettleDeps, sql: Sql, job: JobRow): Promise<boolean> {
   if (job.tasks_failed === 0 || (job.spec as JobSpec).onFailure !== "cancel") return false;
   return deps.db.jobs.requestStop(sql, job.id, null);
+}
+
+/** Records one success that ends its job: a single query's. False: it is not that, or its attempt is not live. */
+export async function settleSingle(deps: SettleDeps, nodeId: string, message: Finished): Promise<boolean> {
+  const { taskId, attempt, outcome, usage } = message;
+  if (outcome.kind !== "succeeded") return false;
+  const kept = { result: outcome.result, head: headOf(outcome.head) };
+  const job = await deps.db.single.finishSingle(deps.pool, { ...kept, taskId, attempt, nodeId, usage });
+  if (job === undefined) return false;
+  const task = { id: taskId, job_id: job.id, ordinal: 0, attempt };
+  announceSettled(deps, { ...NOTHING_SETTLED, jobs: [job], results: [{ task, ...kept }] });
+  return true;
 }
 
 /** Tells nodes and waiters what a committed batch changed. */

@@ -1,7 +1,7 @@
 import { NODE_ENV } from "@frazil/contracts";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { startTestControlPlane, type TestControlPlane, type WarmCluster } from "../../harness/control-plane.ts";
-import { type FakeNode, letWork, startFakeNode } from "../../harness/fake-node.ts";
+import { type FakeNode, letWork, startFakeNode, USAGE } from "../../harness/fake-node.ts";
 import { oneQuery, planBytesOf, planOf, SHAPE, specOf, succeeded } from "../../harness/submissions.ts";
 import { waitUntil } from "../../harness/wait-until.ts";
 
@@ -10,6 +10,22 @@ beforeAll(async () => {
   test = await startTestControlPlane();
 });
 afterAll(() => test.close());
+
+/** All that is written of a job, without ids, times and secrets. */
+async function rowsOf(jobId: string): Promise<unknown[]> {
+  const different =
+    "'{id,job_id,task_id,sealed,request_hash,idempotency_key,created_at,started_at,finished_at,leased_at,at,revision}'::text[]";
+  const rows = await Promise.all(
+    ["jobs", "tasks", "attempts", "results", "events"].map((table) =>
+      test.sql(
+        `SELECT '${table}' AS "table", to_jsonb(r) - ${different} AS row FROM ${table} r WHERE ${table === "jobs" ? "id" : "job_id"} = $1
+          ORDER BY ${table === "events" ? "id" : 1}`,
+        [jobId],
+      ),
+    ),
+  );
+  return rows.flat();
+}
 
 describe("a job with a warm cluster", () => {
   let node: FakeNode;
@@ -41,6 +57,33 @@ describe("a job with a warm cluster", () => {
     expect(Buffer.from(job.result?.head ?? "", "base64").toString()).toBe("head of 7");
     expect(sent.mock.calls.filter(([, id]) => id === job.id)).toEqual([]);
     sent.mockRestore();
+  });
+
+  it("leaves the same rows whether its end is recorded alone or together with others", async () => {
+    const { recorder, dispatcher } = test.plane.deps;
+    const alone = await submit();
+    await node.finish((await node.takeRun()).task, succeeded(7));
+    await test.api.ended(alone.id);
+
+    const together = await submit();
+    const { task } = await node.takeRun();
+    const report = (taskId: string) => ({
+      nodeId: node.id,
+      message: {
+        type: "finished" as const,
+        taskId,
+        attempt: 1,
+        outcome: succeeded(7),
+        usage: USAGE,
+        openedPython: false,
+      },
+    });
+    // While the first one is written, the others wait, and then go in one batch.
+    const accepted = ["task_unknown", task.taskId, "task_unknown_too"].map((id) => recorder.finished(report(id)));
+    expect(await Promise.all(accepted)).toEqual([false, true, false]);
+    dispatcher.release(node.id, task, undefined);
+    expect((await test.api.ended(together.id)).result?.rows).toBe(7);
+    expect(await rowsOf(together.id)).toEqual(await rowsOf(alone.id));
   });
 
   it("answers with the job as it is when the wait is over before the job", async () => {
