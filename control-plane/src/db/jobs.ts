@@ -80,6 +80,8 @@ export interface NewTasks {
   readonly frames: readonly (number | null)[];
   /** Plans that were stored before, or null for the one in `newPlan`. */
   readonly planIds: readonly (string | null)[];
+  /** How many more the caller inserts in the same transaction, with `insertTasks`. */
+  readonly more: number;
   readonly newPlan: NewPlan | null;
   /** Lease the (only) task to this node at once, if it still serves. Its dispatcher has kept the slots free. */
   readonly claim: { readonly nodeId: string; readonly ttlMs: number } | null;
@@ -139,7 +141,8 @@ export async function insertJob(sql: Sql, job: NewJob, tasks: NewTasks): Promise
 function insertValues(job: NewJob, tasks: NewTasks): unknown[] {
   const { spec } = job;
   const { newPlan, claim } = tasks;
-  const splits = tasks.kind === "split" ? tasks.ids.length : 0;
+  const count = tasks.ids.length + tasks.more;
+  const splits = tasks.kind === "split" ? count : 0;
   return [
     job.id,
     job.workspaceId,
@@ -159,13 +162,13 @@ function insertValues(job: NewJob, tasks: NewTasks): unknown[] {
     job.idempotencyKey,
     job.requestHash,
     splits,
-    tasks.ids.length - splits,
+    count - splits,
     job.retryOf,
     tasks.kind,
     tasks.ids,
     tasks.frames,
     tasks.planIds,
-    tasks.ids.length,
+    count,
     newPlan === null ? null : mintId("plan"),
     newPlan?.hash ?? null,
     newPlan?.kind ?? null,
@@ -174,6 +177,23 @@ function insertValues(job: NewJob, tasks: NewTasks): unknown[] {
     claim?.nodeId ?? null,
     (claim?.ttlMs ?? 0) / 1_000,
   ];
+}
+
+/** Inserts tasks of a job that was inserted without them, as its frames from `from` on, of plans that were stored before. */
+export async function insertTasks(
+  sql: Sql,
+  job: Pick<JobRow, "id" | "workspace_id" | "attempts_max">,
+  kind: TaskKind,
+  from: number,
+  planIds: readonly string[],
+): Promise<void> {
+  await sql.query({
+    name: "insert-tasks",
+    text: `INSERT INTO tasks (id, job_id, workspace_id, kind, status, ordinal, frame, plan_id, attempts_max)
+      SELECT t.id, $1, $2, $3, 'queued', $5 + t.place - 1, $5 + t.place - 1, t.plan_id, $4
+      FROM unnest($6::text[], $7::text[]) WITH ORDINALITY AS t(id, plan_id, place)`,
+    values: [job.id, job.workspace_id, kind, job.attempts_max, from, planIds.map(() => mintId("task")), planIds],
+  });
 }
 
 export async function loadJob(sql: Sql, jobId: string): Promise<JobRow | undefined> {

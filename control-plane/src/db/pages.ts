@@ -1,4 +1,4 @@
-import type { ErrorInfo, FailureGroup, LogLine, Task } from "@frazil/contracts";
+import { type ErrorInfo, type FailureGroup, type LogLine, type Task, TaskStatus } from "@frazil/contracts";
 import type { ClusterRow } from "./clusters.ts";
 import type { PrismaClient } from "./generated/client.ts";
 import { JOB_COLUMNS, type JobRow } from "./jobs.ts";
@@ -43,54 +43,47 @@ function asJobRow(row: Record<string, unknown>): JobRow {
   return Object.fromEntries(columns) as unknown as JobRow;
 }
 
+interface TaskRow extends Pick<Task, "id" | "status" | "frame" | "key" | "attempt" | "phase" | "error"> {
+  readonly job_id: Task["jobId"];
+  readonly ordinal: number;
+  readonly created_at: Date;
+  readonly started_at: Date | null;
+  readonly finished_at: Date | null;
+}
 /** What is shown of a task. Others, such as what a split handed on, may be large. */
-const TASK_SHOWN = {
-  id: true,
-  jobId: true,
-  status: true,
-  ordinal: true,
-  frame: true,
-  key: true,
-  attempt: true,
-  phase: true,
-  error: true,
-  createdAt: true,
-  startedAt: true,
-  finishedAt: true,
-} as const;
+const TASK_COLUMNS = `id, job_id, status, ordinal, frame, key, attempt, phase, error, created_at, started_at, finished_at`;
 
+/** Tasks of a job behind `after`, in order; those that find keys only if that is how they ended. */
 export async function pageTasks(
-  prisma: PrismaClient,
+  sql: Sql,
   jobId: string,
-  status: string | undefined,
+  status: Task["status"] | undefined,
   after: number,
   limit: number,
 ) {
-  const rows = await prisma.task.findMany({
-    where: {
-      jobId,
-      OR: [{ kind: { not: "split" } }, { status: { in: ["failed", "cancelled"] } }],
-      ordinal: { gt: BigInt(after) },
-      ...(status === undefined ? {} : { status }),
-    },
-    orderBy: { ordinal: "asc" },
-    take: limit,
-    select: TASK_SHOWN,
+  const rows = await sql.query<TaskRow>({
+    name: "page-tasks",
+    // A page of each status, and of these the first: an index in order of all tasks would have to be written with every change of each of them.
+    text: `SELECT t.* FROM unnest($2::text[]) AS wanted(status) CROSS JOIN LATERAL (
+        SELECT ${TASK_COLUMNS} FROM tasks WHERE job_id = $1 AND status = wanted.status AND ordinal > $3
+          AND (kind <> 'split' OR status IN ('failed', 'cancelled')) ORDER BY ordinal LIMIT $4) t
+      ORDER BY t.ordinal LIMIT $4`,
+    values: [jobId, status === undefined ? TaskStatus.options : [status], after, limit],
   });
-  return rows.map((row) => ({
-    ordinal: Number(row.ordinal),
+  return rows.map(({ ordinal, job_id, created_at, started_at, finished_at, ...row }) => ({
+    ordinal,
     task: {
-      id: row.id as Task["id"],
-      jobId: row.jobId as Task["jobId"],
-      status: row.status as Task["status"],
+      id: row.id,
+      jobId: job_id,
+      status: row.status,
       frame: row.frame,
-      key: row.key as Task["key"],
+      key: row.key,
       attempt: row.attempt,
       phase: row.phase,
-      error: row.error as ErrorInfo | null,
-      createdAt: row.createdAt.toISOString(),
-      startedAt: row.startedAt?.toISOString() ?? null,
-      finishedAt: row.finishedAt?.toISOString() ?? null,
+      error: row.error,
+      createdAt: created_at.toISOString(),
+      startedAt: started_at?.toISOString() ?? null,
+      finishedAt: finished_at?.toISOString() ?? null,
     } satisfies Task,
   }));
 }
@@ -154,7 +147,7 @@ export async function groupFailures(sql: Sql, jobId: string): Promise<FailureGro
       SELECT t.error, g.count, t.id AS example, ARRAY(
           SELECT f.frame FROM tasks f WHERE f.job_id = $1 AND f.status = 'failed' AND f.failure_key = g.failure_key AND f.frame IS NOT NULL
           ORDER BY f.ordinal LIMIT $2) AS frames
-      FROM groups g JOIN tasks t ON t.job_id = $1 AND t.ordinal = g.first ORDER BY g.count DESC, g.first`,
+      FROM groups g JOIN tasks t ON t.job_id = $1 AND t.status = 'failed' AND t.ordinal = g.first ORDER BY g.count DESC, g.first`,
     values: [jobId, FRAMES_SHOWN_MAX, GROUPS_MAX],
   });
   return rows.map((row) => ({

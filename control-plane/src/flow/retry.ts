@@ -41,7 +41,7 @@ export async function retryJob(deps: Deps, { workspaceId, user, jobId, idempoten
         ...repeatable,
         retryOf: jobId,
       },
-      { kind: "query", ids: [], frames: [], planIds: [], newPlan: null, claim: null },
+      { kind: "query", ids: [], frames: [], planIds: [], more: 0, newPlan: null, claim: null },
     );
     if (made === undefined) return undefined;
     await deps.db.jobTasks.copyUnfinished(

@@ -72,6 +72,7 @@ export async function submitOne(
       ids: [taskId],
       frames: [null],
       planIds: [null],
+      more: 0,
       newPlan,
       claim: claim === undefined ? null : { nodeId: claim.nodeId, ttlMs: deps.settings.leaseTtlMs },
     });
@@ -110,12 +111,21 @@ function firstLease(job: JobRow, kind: TaskKind, taskId: string, plan: NewPlan):
   };
 }
 
+/** Tasks that one statement inserts: memory holds no more of them, however many the job has. */
+const TASKS_PER_INSERT = 2_000;
+
+/** The plan's id for each frame, in order. */
+export interface FramePlans {
+  readonly length: number;
+  slice(from: number, to: number): readonly string[];
+}
+
 /** Accepts many frames whose plans were stored already (they are content-addressed: storing them is harmless if the rest never comes). */
 export async function submitMany(
   deps: SubmitDeps,
   submitter: Submitter,
   spec: JobSpec,
-  planIds: readonly string[],
+  planIds: FramePlans,
   requestHash: Buffer,
 ): Promise<JobRow> {
   if (planIds.length === 0)
@@ -127,13 +137,23 @@ export async function submitMany(
     );
   }
   const { draft } = await draftJob(deps, submitter, spec, "many", requestHash);
-  const job = await deps.db.jobs.insertJob(deps.pool, draft, {
-    kind: kindOfTasks(spec),
-    ids: planIds.map(() => mintId("task")),
-    frames: planIds.map((_, index) => index),
-    planIds,
-    newPlan: null,
-    claim: null,
+  const kind = kindOfTasks(spec);
+  const more = planIds.length;
+  // In one transaction: nobody ever sees a part of it, and of a process that dies meanwhile nothing is left.
+  const job = await deps.pool.transact(async (sql) => {
+    const made = await deps.db.jobs.insertJob(sql, draft, {
+      kind,
+      ids: [],
+      frames: [],
+      planIds: [],
+      more,
+      newPlan: null,
+      claim: null,
+    });
+    if (made === undefined) return undefined;
+    for (let from = 0; from < more; from += TASKS_PER_INSERT)
+      await deps.db.jobs.insertTasks(sql, made, kind, from, planIds.slice(from, from + TASKS_PER_INSERT));
+    return made;
   });
   if (job === undefined) return repeated(deps, draft);
   announce(deps, job);

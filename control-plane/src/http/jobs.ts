@@ -221,7 +221,7 @@ function lists(app: OpenAPIHono<AppEnv>, deps: HttpDeps): void {
   app.openapi(tasks, async (c) => {
     const { limit, cursor, status } = c.req.valid("query");
     const job = await readJob(deps, c.get("caller").workspaceId, c.req.valid("param").id);
-    const rows = await deps.db.pages.pageTasks(deps.prisma, job.id, status, numberOf(cursor), limit);
+    const rows = await deps.db.pages.pageTasks(deps.pool, job.id, status, numberOf(cursor), limit);
     return c.json(
       { items: rows.map((row) => row.task), nextCursor: rows.length === limit ? String(rows.at(-1)?.ordinal) : null },
       200,

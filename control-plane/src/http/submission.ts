@@ -36,7 +36,7 @@ export async function readOne(deps: SubmissionDeps, submitter: Submitter, body: 
 
 /**
  * `application/x-ndjson`: many frames. Plans are stored as they come, so that memory holds a few plans and one id per frame, however long the stream is;
- * the job is written when the stream is complete.
+ * the job is written when the stream is complete, some tasks at a time.
  */
 export async function readMany(deps: SubmissionDeps, submitter: Submitter, body: Body): Promise<JobRow> {
   const digest = createHash("sha256");
@@ -85,13 +85,9 @@ export async function readMany(deps: SubmissionDeps, submitter: Submitter, body:
   await stored;
   if (spec === undefined)
     throw new Problem("invalid_request", "The stream is empty; its first line must be the header.");
-  return submitMany(
-    deps,
-    submitter,
-    spec,
-    frames.map((number) => planOf(planIds, number)),
-    digest.digest(),
-  );
+  for (const number of frames) planOf(planIds, number);
+  const slice = (from: number, to: number) => frames.slice(from, to).map((number) => planOf(planIds, number));
+  return submitMany(deps, submitter, spec, { length: frames.length, slice }, digest.digest());
 }
 
 interface NumberedPlan {

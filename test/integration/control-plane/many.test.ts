@@ -10,7 +10,7 @@ import { waitUntil } from "../../harness/wait-until.ts";
 let test: TestControlPlane;
 let warm: WarmCluster;
 beforeAll(async () => {
-  test = await startTestControlPlane();
+  test = await startTestControlPlane({ expectedErrors: /no space left/ });
 });
 afterAll(() => test.close());
 beforeEach(async () => {
@@ -122,6 +122,14 @@ describe("frames that fail", () => {
     ]);
     expect((await test.api.results(id)).map((result) => result.frame)).toEqual([1, 5, 7, 9]);
     expect((await test.api.tasks(id, "&status=failed")).map((task) => task.frame)).toEqual([0, 2, 3, 4, 6, 8]);
+    // In one order, whatever became of them, also where a page ends between two of different statuses.
+    const path = `/v1/jobs/${id}/tasks?limit=3`;
+    const pages: Page<{ frame: number; status: string }>[] = [await test.api.get(path)];
+    for (let next = pages[0]?.nextCursor; next; next = pages.at(-1)?.nextCursor)
+      pages.push(await test.api.get(`${path}&cursor=${next}`));
+    const frames = pages.flatMap((page) => page.items.map((task) => `${task.frame} ${task.status}`));
+    const expected = Array.from({ length: 10 }, (_, n) => `${n} ${n === 3 || n % 2 === 0 ? "failed" : "succeeded"}`);
+    expect(frames).toEqual(expected);
   });
 
   it("are grouped whatever their tracebacks say: the most frequent kinds, each with its first frames and the first error", async () => {
@@ -209,6 +217,28 @@ describe("cancelling many", () => {
     // The node's slots are all free again.
     const next = await warm.submitAndTake();
     expect(await warm.node.finish(next.task, succeeded())).toBe(true);
+  });
+
+  it("ends more than one transaction takes, all of it, each task counted once", async () => {
+    const { id } = await submitFrames(4_500);
+    const first = await warm.node.takeRun();
+    await warm.node.finish(first.task, succeeded(1));
+    const cancelled = await test.api.post<Job>(`/v1/jobs/${id}/cancel`);
+    expect(cancelled).toMatchObject({ status: "cancelled", counts: { total: 4_500, succeeded: 1, cancelled: 4_499 } });
+    expect(
+      await test.sql(
+        "SELECT status, count(*)::int AS n, count(node_id)::int AS held FROM tasks WHERE job_id = $1 GROUP BY 1",
+        [id],
+      ),
+    ).toEqual(
+      expect.arrayContaining([
+        { status: "cancelled", n: 4_499, held: 0 },
+        { status: "succeeded", n: 1, held: 0 },
+      ]),
+    );
+    const events =
+      "SELECT sum((data ->> 'tasks')::int)::int AS tasks FROM events WHERE job_id = $1 AND event = 'cancel' AND data ? 'tasks'";
+    expect(await test.sql(events, [id])).toEqual([{ tasks: 4_499 }]);
   });
 });
 
@@ -324,6 +354,43 @@ describe("a submission that is not right", () => {
     expect(await countJobs()).toBe(before);
     // And the server is well.
     expect((await test.api.request("GET", "/v1/me")).status).toBe(200);
+  });
+
+  it("leaves nothing of a job when writing its tasks breaks off", async () => {
+    const before = await countJobs();
+    await test.sql(
+      `CREATE FUNCTION refuse_task() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no space left' USING ERRCODE = 'disk_full'; END $$`,
+    );
+    await test.sql(
+      "CREATE TRIGGER refuse_task BEFORE INSERT ON tasks FOR EACH ROW WHEN (NEW.ordinal = 4000) EXECUTE FUNCTION refuse_task()",
+    );
+    try {
+      const body = manyFrames(
+        ["a plan"],
+        Array.from({ length: 5_000 }, () => 0),
+      );
+      const submit = () =>
+        test.api.request("POST", "/v1/jobs", {
+          body,
+          headers: { "content-type": NDJSON, "idempotency-key": "broken off" },
+        });
+      expect((await submit()).status).toBe(503);
+      expect(await countJobs()).toBe(before);
+      expect(await test.sql("SELECT count(*)::int AS n FROM tasks WHERE job_id NOT IN (SELECT id FROM jobs)")).toEqual([
+        { n: 0 },
+      ]);
+      await test.sql("DROP TRIGGER refuse_task ON tasks");
+      // Sent again it is a whole one.
+      const again = await submit();
+      expect(again.status).toBe(202);
+      expect(
+        await test.sql("SELECT count(*)::int AS n, max(ordinal)::int AS last FROM tasks WHERE job_id = $1", [
+          (again.body as Job).id,
+        ]),
+      ).toEqual([{ n: 5_000, last: 4_999 }]);
+    } finally {
+      await test.sql("DROP FUNCTION refuse_task() CASCADE");
+    }
   });
 
   it("is refused when its content type is another, or none that we know", async () => {
