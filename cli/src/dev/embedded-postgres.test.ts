@@ -1,8 +1,8 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -30,6 +30,10 @@ afterAll(async () => {
     rmSync(root, { recursive: true });
   }
 });
+
+function homeOf(dir: string): string {
+  return (JSON.parse(readFileSync(join(dir, "postgres.json"), "utf8")) as { home: string }).home;
+}
 
 async function query(url: string, sql: string): Promise<unknown[]> {
   const client = new Client({ connectionString: url });
@@ -202,7 +206,7 @@ describe.skipIf(!isRoot)("as root (skipped for ordinary users: only root runs Po
   it("puts the data of a directory below a closed folder where the Postgres user can go", async () => {
     const dir = makeDir();
     const postgres = await startEmbeddedPostgres({ dir });
-    const { home } = JSON.parse(readFileSync(join(dir, "postgres.json"), "utf8")) as { home: string };
+    const home = homeOf(dir);
     expect(existsSync(join(dir, "data"))).toBe(false);
     const data = statSync(join(home, "data"));
     expect(data.uid).not.toBe(0);
@@ -220,6 +224,26 @@ describe.skipIf(!isRoot)("as root (skipped for ordinary users: only root runs Po
     const postgres = await startEmbeddedPostgres({ dir });
     expect(existsSync(join(dir, "data", "PG_VERSION"))).toBe(true);
     await postgres.stop();
+  });
+
+  it("removes the data of temporary directories that are gone, and of no others", async () => {
+    const [gone, kept, next] = [makeDir(), makeDir(), makeDir()];
+    const homes = new Map<string, string>();
+    for (const dir of [gone, kept]) {
+      await (await startEmbeddedPostgres({ dir })).stop();
+      homes.set(dir, homeOf(dir));
+    }
+    const elsewhere = join(dirname(homes.get(gone) as string), "frazil-test-elsewhere");
+    mkdirSync(elsewhere);
+    writeFileSync(join(elsewhere, "made-for"), "/mnt/a-disk-that-is-not-mounted/frazil");
+    rmSync(gone, { recursive: true });
+    try {
+      await (await startEmbeddedPostgres({ dir: next })).stop();
+      expect(existsSync(homes.get(gone) as string)).toBe(false);
+      expect([homes.get(kept) as string, elsewhere].map((path) => existsSync(path))).toEqual([true, true]);
+    } finally {
+      rmSync(elsewhere, { recursive: true });
+    }
   });
 
   it("starts with no data when the directory was deleted and made again", async () => {

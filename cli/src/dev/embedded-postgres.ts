@@ -8,6 +8,7 @@ import { Client } from "pg";
 import { type Account, chooseAccount, spawnOptionsFor } from "./postgres/account.ts";
 import { prepareBinaries } from "./postgres/binaries.ts";
 import { claim } from "./postgres/claim.ts";
+import { noteMadeFor, removeForsaken } from "./postgres/forsaken.ts";
 import {
   eraseHome,
   findCopiesDir,
@@ -125,7 +126,11 @@ async function openData({
   const saved = newState(home === dir ? undefined : home);
   await makeData(launch, saved.password);
   await writeState(dir, saved);
-  if (home !== dir) log(`the Postgres user cannot enter ${dir}: its data is in ${home}`);
+  if (home !== dir) {
+    await noteMadeFor(home, dir);
+    log(`the Postgres user cannot enter ${dir}: its data is in ${home}`);
+    await removeForsaken(home, log).catch((error) => log(`could not remove forsaken data: ${error.message}`));
+  }
   return { launch, saved, port: undefined };
 }
 
