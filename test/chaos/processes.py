@@ -71,7 +71,7 @@ def find_processes(root: Path) -> list[Process]:
 
 def kind_of(words: list[str]) -> str:
     """What a process is in an installation, by its command."""
-    entry = words[1] if len(words) > 1 else ""
+    entry = next((word for word in words[1:] if not word.startswith("-")), "")
     program = os.path.basename(words[0])
     if entry.endswith("control-plane.mjs"):
         return "plane"

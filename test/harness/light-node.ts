@@ -1,9 +1,10 @@
 import {
   type AttemptRef,
   type FromNode,
+  HEARTBEAT_INTERVAL_MS,
   type LeaseBatch,
+  makeFrameWriter,
   messagesOfFrame,
-  NODE_MESSAGE_BYTES_MAX,
   type Outcome,
   type Run,
   type ToNode,
@@ -12,19 +13,21 @@ import { WebSocket } from "ws";
 import { openApi } from "./api.ts";
 import { succeeded } from "./submissions.ts";
 
-/** A node as cheap as can be: a thousand fit into one process. It has slots and a queue as an agent has, and its runs are timers. */
+/**
+ * A node without an agent and engines, as cheap as can be: a thousand fit into one machine. It speaks the node protocol over a real connection, has slots and
+ * a queue as an agent has, and its runs are timers.
+ */
 export interface LightNode {
   /** What it was given and has not answered. */
   readonly held: ReadonlyMap<string, HeldTask>;
   readonly counts: { begun: number; finished: number; refused: number; cancelled: number; returned: number };
   isUp(): boolean;
-  /** Cuts the connection. It opens it again by itself, maybe to another address. */
-  cut(address?: string): void;
   stop(): void;
 }
 
 export interface HeldTask {
   readonly ref: AttemptRef;
+  readonly run: Run;
   readonly jobId: string;
   readonly user: string;
   begunAtMs: number | undefined;
@@ -33,19 +36,26 @@ export interface HeldTask {
 }
 
 export interface LightNodeOptions {
-  readonly address: string;
+  /** It connects to the first, and to the next ones in turn when a connection has ended. */
+  readonly addresses: readonly string[];
   readonly nodeId: string;
   readonly nodeToken: string;
+  /** Infinity: all that it is given begins at once. */
   readonly slots: number;
-  /** How long a task runs. */
+  /** How long a task runs; with 0 it is answered as it begins. */
   readonly taskMs: (task: HeldTask) => number;
-  readonly heartbeatMs?: number;
+  readonly outcome?: (task: HeldTask) => Outcome;
   readonly onChange?: (what: "leased" | "begun" | "finished" | "given back", task: HeldTask) => void;
+  readonly onConnection?: (what: "up" | "up again" | "down") => void;
+  /** Milliseconds until a heartbeat was answered, and how many attempts it said were lost. */
+  readonly onBeat?: (ms: number, lost: number) => void;
 }
 
 interface LightRun {
   readonly run: Run;
   readonly tasks: readonly HeldTask[];
+  readonly slots: number;
+  isBegun: boolean;
   timer: NodeJS.Timeout | undefined;
 }
 
@@ -53,17 +63,23 @@ interface State {
   readonly options: LightNodeOptions;
   readonly held: Map<string, HeldTask>;
   readonly runs: Map<string, LightRun>;
+  /** Those that have not begun, in order. */
+  readonly waiting: Set<LightRun>;
   /** Answers that were not acknowledged: said again on every connection. */
   readonly outbox: Map<string, Extract<FromNode, { type: "finished" }>>;
-  readonly counts: { begun: number; finished: number; refused: number; cancelled: number; returned: number };
-  address: string;
+  readonly counts: LightNode["counts"];
+  used: number;
   socket: WebSocket | undefined;
+  write: (message: FromNode) => void;
+  connections: number;
   isUp: boolean;
   stopped: boolean;
+  beatAtMs: number;
 }
 
 const RECONNECT_MS = 200;
-const HEARTBEAT_MS = 3_000;
+/** Of a task that is answered at once: what it would cost an engine at least. */
+const TASK_MS_MIN = 1;
 const keyOf = ({ taskId, attempt }: AttemptRef) => `${taskId}#${attempt}`;
 
 export function startLightNode(options: LightNodeOptions): LightNode {
@@ -71,25 +87,27 @@ export function startLightNode(options: LightNodeOptions): LightNode {
     options,
     held: new Map(),
     runs: new Map(),
+    waiting: new Set(),
     outbox: new Map(),
     counts: { begun: 0, finished: 0, refused: 0, cancelled: 0, returned: 0 },
-    address: options.address,
+    used: 0,
     socket: undefined,
+    write: () => undefined,
+    connections: 0,
     isUp: false,
     stopped: false,
+    beatAtMs: 0,
   };
   const beat = setInterval(() => {
-    if (state.isUp) send(state, { type: "heartbeat", holding: holding(state), cpuPercent: 1, memoryBytes: 1 });
-  }, options.heartbeatMs ?? HEARTBEAT_MS);
+    if (!state.isUp) return;
+    state.beatAtMs = performance.now();
+    state.write({ type: "heartbeat", holding: holding(state), cpuPercent: 1, memoryBytes: 1 });
+  }, HEARTBEAT_INTERVAL_MS);
   connect(state);
   return {
     held: state.held,
     counts: state.counts,
     isUp: () => state.isUp,
-    cut(address) {
-      state.address = address ?? state.address;
-      state.socket?.terminate();
-    },
     stop() {
       state.stopped = true;
       clearInterval(beat);
@@ -101,17 +119,31 @@ export function startLightNode(options: LightNodeOptions): LightNode {
 
 function connect(state: State): void {
   if (state.stopped) return;
-  const socket = new WebSocket(`${state.address.replace(/^http/, "ws")}/v1/agent/connect`, {
-    headers: { authorization: `Bearer ${state.options.nodeToken}` },
+  const { addresses, nodeToken, onConnection } = state.options;
+  const address = addresses[state.connections % addresses.length] as string;
+  const isAgain = state.connections > 0;
+  state.connections += 1;
+  const socket = new WebSocket(`${address.replace(/^http/, "ws")}/v1/agent/connect`, {
+    headers: { authorization: `Bearer ${nodeToken}` },
     perMessageDeflate: false,
   });
   state.socket = socket;
-  socket.on("open", () => socket.send(JSON.stringify({ type: "hello", holding: holding(state) })));
+  const frames = makeFrameWriter<FromNode>((frame) => {
+    if (socket.readyState === WebSocket.OPEN) socket.send(frame);
+  });
+  state.write = (message) => {
+    if (!frames.write(message)) sendByHttp(state, address, message);
+  };
+  socket.on("open", () => state.write({ type: "hello", holding: holding(state) }));
   socket.on("message", (data) => {
-    for (const message of messagesOfFrame(JSON.parse(String(data)))) receive(state, message as ToNode);
+    for (const message of messagesOfFrame(JSON.parse(String(data)))) {
+      if ((message as ToNode).type === "welcome") onConnection?.(isAgain ? "up again" : "up");
+      receive(state, message as ToNode);
+    }
   });
   socket.on("error", () => undefined);
   socket.on("close", () => {
+    if (state.isUp) onConnection?.("down");
     state.isUp = false;
     setTimeout(() => connect(state), RECONNECT_MS * (0.5 + Math.random())).unref();
   });
@@ -122,14 +154,9 @@ function holding({ held, outbox }: State): AttemptRef[] {
   return [...[...held.values()].map(({ ref }) => ref), ...answered];
 }
 
-function send(state: State, message: FromNode): void {
-  if (state.socket?.readyState !== WebSocket.OPEN) return;
-  const text = JSON.stringify(message);
-  if (text.length <= NODE_MESSAGE_BYTES_MAX) {
-    state.socket.send(text);
-    return;
-  }
-  openApi(state.address, state.options.nodeToken)
+/** As an agent does with what is too large for a frame: a heartbeat that names much. */
+function sendByHttp(state: State, address: string, message: FromNode): void {
+  openApi(address, state.options.nodeToken)
     .post<{ messages: ToNode[] }>("/v1/agent/messages", { messages: [message] })
     .then(
       ({ messages }) => {
@@ -144,7 +171,7 @@ function receive(state: State, message: ToNode): void {
   switch (message.type) {
     case "welcome":
       state.isUp = true;
-      for (const answer of state.outbox.values()) send(state, answer);
+      for (const answer of state.outbox.values()) state.write(answer);
       break;
     case "lease":
       takeOn(state, message.batch);
@@ -158,16 +185,17 @@ function receive(state: State, message: ToNode): void {
       break;
     case "recall":
       for (const ref of message.tasks) {
-        const isWaiting = state.runs.get(keyOf(ref))?.timer === undefined;
+        const isWaiting = state.runs.get(keyOf(ref))?.isBegun === false;
         if (isWaiting && giveBack(state, ref, { kind: "returned" })) counts.returned += 1;
       }
       break;
-    case "beat":
-      for (const ref of message.lost) {
-        state.outbox.delete(keyOf(ref));
-        giveBack(state, ref, undefined);
-      }
+    case "beat": {
+      // An attempt whose end was reported meanwhile is no longer ours, as it should be.
+      const lost = message.lost.filter((ref) => giveBack(state, ref, undefined));
+      for (const ref of message.lost) state.outbox.delete(keyOf(ref));
+      state.options.onBeat?.(performance.now() - state.beatAtMs, lost.length);
       break;
+    }
   }
 }
 
@@ -177,13 +205,17 @@ function takeOn(state: State, { template, runs }: LeaseBatch): void {
     const tasks = fresh.map(
       ({ taskId, attempt }): HeldTask => ({
         ref: { taskId, attempt },
+        run,
         jobId: template.jobId,
         user: template.user,
         begunAtMs: undefined,
         taskMs: 0,
       }),
     );
-    const light: LightRun = { run, tasks, timer: undefined };
+    if (tasks.length === 0) continue;
+    const slots = Math.min(run.slots, state.options.slots);
+    const light: LightRun = { run, tasks, slots, isBegun: false, timer: undefined };
+    state.waiting.add(light);
     for (const task of tasks) {
       state.held.set(keyOf(task.ref), task);
       state.runs.set(keyOf(task.ref), light);
@@ -195,54 +227,68 @@ function takeOn(state: State, { template, runs }: LeaseBatch): void {
 
 /** In order: a later, smaller one does not pass one that does not fit. */
 function schedule(state: State): void {
-  const { slots } = state.options;
-  let used = 0;
-  for (const light of new Set(state.runs.values())) {
-    used += Math.min(light.run.slots, slots);
-    if (used > slots) return;
-    if (light.timer === undefined) begin(state, light);
+  for (const light of state.waiting) {
+    if (state.used + light.slots > state.options.slots) return;
+    begin(state, light);
   }
 }
 
 function begin(state: State, light: LightRun): void {
+  state.waiting.delete(light);
+  state.used += light.slots;
+  light.isBegun = true;
   const tasks = light.tasks.filter((task) => state.held.has(keyOf(task.ref)));
-  const ms = state.options.taskMs(light.tasks[0] as HeldTask);
+  const ms = state.options.taskMs(tasks[0] as HeldTask);
   for (const task of tasks) {
     task.begunAtMs = performance.now();
     task.taskMs = ms;
     state.counts.begun += 1;
     state.options.onChange?.("begun", task);
   }
-  send(state, { type: "started", tasks: tasks.map((task) => task.ref) });
-  const finish = () => {
-    for (const task of light.tasks) {
-      if (!state.held.has(keyOf(task.ref))) continue;
-      state.counts.finished += 1;
-      answer(state, task, succeeded());
-      state.options.onChange?.("finished", task);
-    }
+  state.write({ type: "started", tasks: tasks.map((task) => task.ref) });
+  const end = () => {
+    finish(state, light);
     schedule(state);
   };
-  light.timer = setTimeout(finish, ms);
+  if (ms === 0) finish(state, light);
+  else light.timer = setTimeout(end, ms);
+}
+
+function finish(state: State, light: LightRun): void {
+  const { outcome, onChange } = state.options;
+  for (const task of light.tasks) {
+    if (!state.held.has(keyOf(task.ref))) continue;
+    state.counts.finished += 1;
+    answer(state, task, outcome?.(task) ?? succeeded());
+    onChange?.("finished", task);
+  }
 }
 
 function giveBack(state: State, ref: AttemptRef, outcome: Outcome | undefined): boolean {
   const task = state.held.get(keyOf(ref));
-  const light = state.runs.get(keyOf(ref));
-  if (task === undefined || light === undefined) return false;
+  if (task === undefined) return false;
   answer(state, task, outcome);
   state.options.onChange?.("given back", task);
-  if (light.tasks.every((one) => !state.held.has(keyOf(one.ref)))) clearTimeout(light.timer);
   schedule(state);
   return true;
 }
 
 function answer(state: State, task: HeldTask, outcome: Outcome | undefined): void {
+  const light = state.runs.get(keyOf(task.ref)) as LightRun;
   state.held.delete(keyOf(task.ref));
   state.runs.delete(keyOf(task.ref));
+  if (light.tasks.every((one) => !state.held.has(keyOf(one.ref)))) leave(state, light);
   if (outcome === undefined) return;
-  const usage = { wallMs: task.taskMs, cpuMs: task.taskMs, peakMemoryBytes: 1 };
+  const ms = Math.max(TASK_MS_MIN, task.taskMs);
+  const usage = { wallMs: ms, cpuMs: ms, peakMemoryBytes: 1 };
   const message = { type: "finished", ...task.ref, outcome, usage, openedPython: false } as const;
   state.outbox.set(keyOf(task.ref), message);
-  send(state, message);
+  state.write(message);
+}
+
+/** Nothing of the run is left: what it took is free. */
+function leave(state: State, light: LightRun): void {
+  clearTimeout(light.timer);
+  state.waiting.delete(light);
+  if (light.isBegun) state.used -= light.slots;
 }

@@ -5,6 +5,7 @@ import { homedir, userInfo } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type KeptPostgres, keepPostgres } from "./kept-postgres.ts";
+import { PLANE_NODE_FLAGS } from "./plane-flags.ts";
 
 export interface DevOptions {
   readonly home?: string | undefined;
@@ -211,7 +212,7 @@ function spawnControlPlane(home: string, env: Record<string, string>): ChildProc
   );
   const log = openSync(join(home, "control-plane.log"), "a", 0o600);
   // Its own process group: Ctrl-C reaches this process alone, which ends the others in order.
-  return spawn(process.execPath, [entry], {
+  return spawn(process.execPath, [...PLANE_NODE_FLAGS, entry], {
     env: { ...process.env, ...env },
     stdio: ["ignore", log, log, "ipc"],
     detached: true,

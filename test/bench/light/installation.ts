@@ -5,6 +5,7 @@ import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { eraseEmbeddedPostgres, startEmbeddedPostgres } from "@frazil/cli/dev/embedded-postgres";
+import { PLANE_NODE_FLAGS } from "@frazil/cli/dev/plane-flags";
 import type { Cluster } from "@frazil/contracts";
 import { type Api, openApi } from "../../harness/api.ts";
 import { waitUntil } from "../../harness/wait-until.ts";
@@ -157,6 +158,7 @@ function forkScript(script: string, number: number, ground: Ground, env: Record<
   const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith("FRAZIL_") && name !== "REDIS_URL");
   const child = fork(fileURLToPath(new URL(script, import.meta.url)), {
     env: { ...Object.fromEntries(inherited), ...env },
+    execArgv: script === "plane-process.ts" ? [...PLANE_NODE_FLAGS] : [],
     stdio: ["ignore", log, log, "ipc"],
   });
   ground.children.push(child);

@@ -44,7 +44,7 @@ async function lightCluster(
   for (const [at, node] of warm.nodes.entries()) {
     await node.disconnect();
     const { address } = at % 2 === 0 ? first : second;
-    nodes.push(startLightNode({ address, nodeId: node.id, nodeToken: node.token, slots: cpus, ...over }));
+    nodes.push(startLightNode({ addresses: [address], nodeId: node.id, nodeToken: node.token, slots: cpus, ...over }));
   }
   open.push(...nodes);
   await waitUntil("the nodes are connected", () => nodes.every((node) => node.isUp()));
