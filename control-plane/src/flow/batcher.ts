@@ -4,7 +4,7 @@ const BATCH_MAX = 500;
 const ALONE_FAILURES_MAX = 3;
 /** After a flush of this many items more are about to come: the next one waits a little for them, because each costs the database the same few statements. */
 const CROWD = 8;
-const GATHER_MS = 8;
+const GATHER_MS = 16;
 
 /**
  * Group commit: while one flush is under way, further items wait and go together in the next. An idle batcher flushes at once, so that a single item

@@ -41,7 +41,7 @@ const CANCELS_KEPT_MAX = 1_000;
 /** Jobs of a cluster of which it is remembered how far they were leased. */
 const PROGRESS_KEPT_MAX = 500;
 /** While a node still has what was sent ahead, its slots are filled again no more often than this. */
-const WAKE_SOON_MS = 40;
+const WAKE_SOON_MS = 60;
 
 /** Keeps the slots of the nodes that are connected to this process filled, with leases pushed to them. */
 export interface Dispatcher {
