@@ -288,7 +288,8 @@ class Checker:
 def find_staged(submitted: Sequence[Submitted]) -> list[Violation]:
     """Outputs that lie staged beside the destinations. What a dead attempt left goes soon after its job's end."""
     folders = {Path(work.destination).parent / ".frazil-staging" for work in submitted if work.destination is not None}
-    left = [path for folder in folders if folder.exists() for path in folder.rglob("*")]
+    # Unlike a glob, a walk passes over what is removed under its feet.
+    left = [Path(at, name) for folder in folders for at, inside, files in os.walk(folder) for name in inside + files]
     return [Violation("R2", f"{path} was left behind") for path in left]
 
 
