@@ -22,6 +22,9 @@ export interface FakeControlPlane {
   /** Content of leases by reference, and plans that do not travel inside a lease. */
   readonly batches: LeaseBatch[];
   readonly plans: Map<string, Buffer>;
+  /** Plans are asked for, and answered when this resolves. */
+  plansOpen: Promise<void>;
+  readonly plansAsked: string[];
   /** What an ended job's sweep is about, in its parts. */
   readonly sweeps: Map<string, SweepOrder[]>;
   /** How many bytes the largest frame of a node had. */
@@ -58,6 +61,8 @@ export async function startFakeControlPlane(): Promise<FakeControlPlane> {
     joins: [],
     batches: [],
     plans: new Map(),
+    plansOpen: Promise.resolve(),
+    plansAsked: [],
     sweeps: new Map(),
     largestFrameBytes: 0,
     acknowledging: true,
@@ -151,7 +156,10 @@ async function route(plane: FakeControlPlane, request: IncomingMessage, response
     const part = plane.sweeps.get(sweep[1] as string)?.[Number(sweep[2] ?? 0)];
     return part === undefined ? answer(404) : answer(200, part);
   }
-  const plan = plane.plans.get(path.replace("/v1/agent/plans/", ""));
+  const planId = path.replace("/v1/agent/plans/", "");
+  plane.plansAsked.push(planId);
+  await plane.plansOpen;
+  const plan = plane.plans.get(planId);
   if (plan === undefined) return answer(404);
   response.writeHead(200, { "content-type": "application/octet-stream" });
   response.end(plan);

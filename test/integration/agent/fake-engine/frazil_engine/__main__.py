@@ -239,6 +239,8 @@ def main() -> None:
             os._exit(0)
     if "FAIL_TO_START" in os.environ:
         sys.exit("this engine does not start")
+    while not os.path.exists(os.environ.get("START_WHEN", "/")):
+        time.sleep(0.005)
     send({"type": "ready", "python": "3.11", "polars": "2.1.0", "pid": os.getpid()})
     while True:
         message, body = receive()
