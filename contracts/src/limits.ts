@@ -35,6 +35,8 @@ export const LOG_BYTES_PER_ATTEMPT_MAX = 1 * MiB;
 export const LOG_LINE_CHARS_MAX = 8 * KiB;
 export const LOG_BATCH_LINES_MAX = 2_000;
 export const ENGINE_FRAME_BYTES_MAX = 256 * MiB;
+/** With which an engine ends when the files were closed through which it speaks to its agent. */
+export const ENGINE_EXIT_OF_CLOSED_FILES = 113;
 export const WAIT_SECONDS_MAX = 60;
 export const IDEMPOTENCY_KEY_CHARS_MAX = 200;
 export const PAGE_SIZE_DEFAULT = 50;

@@ -118,11 +118,25 @@ def exit_at_once() -> None:
     os._exit(7)
 
 
+def close_all_files() -> None:
+    os.closerange(0, 1024)
+
+
+def put_a_file_in_their_place(path: str) -> Callable[[], None]:
+    def replace() -> None:
+        os.closerange(0, 1024)
+        while os.open(path, os.O_CREAT | os.O_RDWR) < 8:
+            pass
+
+    return replace
+
+
 CASES: dict[str, tuple[Callable[[], object], dict[str, Any], str]] = {
     "raises": (lambda: [][1], {}, "list index out of range"),
     "sys.exit": (lambda: sys.exit(3), {}, r"sys\.exit\(3\)"),
     "os._exit": (exit_at_once, {}, "exit code 7"),
     "segfaults": (crash, {}, "SIGSEGV"),
+    "closes all files": (close_all_files, {}, "closed files .* that it had not opened"),
     "leaks": (leak, {}, r"used \d+ MiB of memory; its limit is 1024 MiB"),
     "sleeps": (lambda: time.sleep(600), {"timeout": 1}, "longer than its limit of 1 s"),
     "ignores signals": (ignore_signals, {"timeout": 1}, "longer than its limit of 1 s"),
@@ -135,6 +149,13 @@ def test_bad_code_fails_with_its_cause_and_alone(case: str) -> None:
     function, options, cause = CASES[case]
     error = failure(function, **options)
     assert re.search(cause, error.detail), error.detail
+
+
+def test_what_the_engine_says_is_not_written_into_a_file_of_the_code(tmp_path: Path) -> None:
+    path = tmp_path / "mine"
+    error = failure(put_a_file_in_their_place(str(path)))
+    assert "had not opened" in error.detail
+    assert path.read_bytes() == b""
 
 
 def test_a_flood_of_output_is_capped_and_marked() -> None:
@@ -155,7 +176,8 @@ def test_a_flood_of_output_is_capped_and_marked() -> None:
     assert "limit of 1024 KiB" in lines[-1].text
 
 
-def test_processes_that_outlive_a_failed_run_end_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["fails", "succeeds"])
+def test_processes_that_outlive_a_run_are_ended(tmp_path: Path, end: str) -> None:
     pids = tmp_path / "pids"
 
     def leave() -> None:
@@ -165,9 +187,13 @@ def test_processes_that_outlive_a_failed_run_end_with_it(tmp_path: Path) -> None
             child = subprocess.Popen(["sleep", "600"], **options)  # type: ignore[call-overload]
             with open(pids, "a") as file:
                 file.write(f"{child.pid}\n")
-        os._exit(1)
+        if end == "fails":
+            os._exit(1)
 
-    failure(leave)
+    if end == "fails":
+        failure(leave)
+    else:
+        spawn(leave).await_result(timeout=DEADLINE_SECONDS)
     found = [int(pid) for pid in pids.read_text().split()]
     assert len(found) == 2
     wait_until(lambda: not any(is_alive(pid) for pid in found))

@@ -12,7 +12,7 @@ import type { EngineEvents, EngineProcess } from "./engine-process.ts";
 import { type StartDeps, startEngine } from "./engine-start.ts";
 import type { EngineEnvironment } from "./environments.ts";
 import { listProcesses, readMemoryBytes } from "./process-list.ts";
-import { findTree, waitUntilGone } from "./process-tree.ts";
+import { findTree, killOffspring, waitUntilGone } from "./process-tree.ts";
 
 /** A leak that no memory bound shows (threads, file handles) ends here. */
 const ENGINE_RUNS_MAX = 50_000;
@@ -37,6 +37,8 @@ export interface Engine extends EngineFacts {
   /** Who waits for its present run to end. Told `undefined` when it is not to be had after all. */
   successor: ((engine: Engine | undefined) => void) | undefined;
   runs: number;
+  /** Of which what they left behind was ended. */
+  runsCleared: number;
 }
 
 export interface NodeSize {
@@ -177,6 +179,7 @@ async function startAndAdd(state: State, order: StartOrder, workspaceId: string 
     restBytes: 0,
     successor: undefined,
     runs: 0,
+    runsCleared: 0,
   };
   state.engines.add(engine);
   engine.process.onGone = () => forget(state, engine);
@@ -227,9 +230,15 @@ function rest(engine: Engine): void {
   engine.process.events = DEAF;
 }
 
-/** User code can leave processes behind that go on growing while nobody runs anything. */
+/** What user code left behind when its run had ended is ended, once no other run has the engine; what comes later still counts to its memory. */
 function measureIdle(state: State): void {
   const suspects = [...state.engines].filter((engine) => engine.state === "idle" && engine.user !== null);
+  for (const engine of suspects.filter((one) => one.runs !== one.runsCleared)) {
+    engine.runsCleared = engine.runs;
+    const processes = killOffspring(engine.process.root);
+    if (processes > 0)
+      state.deps.log.warn({ engine: engine.process.root.pid, processes }, "ended what a run left behind");
+  }
   const processes = suspects.length === 0 ? [] : listProcesses();
   for (const engine of suspects) {
     const tree = findTree(engine.process.root, processes);

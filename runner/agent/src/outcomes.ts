@@ -1,5 +1,5 @@
 import type { ErrorInfo, Outcome } from "@frazil/contracts";
-import { ERROR_MESSAGE_CHARS_MAX } from "@frazil/contracts";
+import { ENGINE_EXIT_OF_CLOSED_FILES, ERROR_MESSAGE_CHARS_MAX } from "@frazil/contracts";
 import { RefusedError } from "./control-plane-api.ts";
 import type { EngineEnd } from "./engine-process.ts";
 import { EngineStartError } from "./engine-start.ts";
@@ -76,6 +76,11 @@ function outcomeOfLoss(end: EngineEnd): Outcome {
   if (end.broke !== undefined) {
     const message = `The engine process said something that is not its protocol (${end.broke}) and was ended.`;
     return failed({ code: "engine_lost", message, hint }, true);
+  }
+  if (end.exitCode === ENGINE_EXIT_OF_CLOSED_FILES) {
+    const message =
+      "The query's code closed files of the process that it had not opened (as os.closerange does), among them those through which the engine answers.";
+    return failed({ code: "engine_lost", message, hint: "Close only what the code opened itself." }, false);
   }
   if (end.signal === null) {
     return failed(

@@ -55,12 +55,21 @@ export function findTree(root: TreeRoot, processes: readonly ProcessInfo[] = lis
  * Returns how many processes it still saw in the last round; they are dying unless the number stays.
  */
 export function killTree(root: TreeRoot): number {
+  return killMembers(root, () => true).alive;
+}
+
+/** Kills all but the root itself, which goes on. Returns how many there were. */
+export function killOffspring(root: TreeRoot): number {
+  return killMembers(root, (info) => info.pid !== root.pid).killed;
+}
+
+function killMembers(root: TreeRoot, isMeant: (info: ProcessInfo) => boolean): { alive: number; killed: number } {
   let alive = 0;
   const killed = new Set<string>();
   for (let round = 0; round < KILL_ROUNDS_MAX; round += 1) {
     const processes = listProcesses();
     const members = findTree(root, processes);
-    const found = [...members, ...strayMembers(root, members, processes)];
+    const found = [...members, ...strayMembers(root, members, processes)].filter(isMeant);
     alive = found.length;
     const fresh = found.filter((info) => !killed.has(`${info.pid} ${info.startTime}`));
     if (fresh.length === 0) break;
@@ -70,7 +79,7 @@ export function killTree(root: TreeRoot): number {
       if (readProcess(info.pid)?.startTime === info.startTime) sendKill(info.pid);
     }
   }
-  return alive;
+  return { alive, killed: killed.size };
 }
 
 /** Waits until nothing of a killed tree is left. False when something still is after the bound. */

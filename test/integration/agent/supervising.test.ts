@@ -185,6 +185,24 @@ test("a cancelled run is ended within a second with everything that it started, 
   expect(performance.now() - cancelledAt).toBeLessThan(1_000);
 });
 
+test("what a run that succeeded leaves behind is ended, also what left its session; its engine goes on", async () => {
+  const left = send([
+    ["python", true],
+    ["child", null],
+    ["daemon", null],
+  ]);
+  const engineOf = async (leased: ReturnType<typeof lease>) => {
+    const message = await outcome(leased.taskId);
+    // The fake engine answers with its own pid as the number of rows.
+    return message.outcome.kind === "succeeded" ? message.outcome.result.rows : message.outcome;
+  };
+  const engine = await engineOf(left);
+  const pids = plane.lines.filter((line) => line.taskId === left.taskId).map((line) => Number(line.text));
+  expect(pids).toHaveLength(2);
+  await until("both are gone", () => !pids.some(isAlive));
+  expect(await engineOf(send([["python", true]]))).toBe(engine);
+});
+
 test("cancelling one key of a batch leaves the others be", async () => {
   const gate = gatePath();
   const leased = send([["wait-for", gate]], { tasks: 3, run: { slots: 2 } });

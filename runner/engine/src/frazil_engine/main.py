@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import queue
 import sys
 import threading
+from typing import NoReturn
 
 import polars as pl
 
@@ -65,11 +67,16 @@ def read_messages(session: Session, work: queue.SimpleQueue[Work]) -> None:
                 raise ProtocolFault(f'The engine knows no message "{kind[:100]}".')
             del received, message, body
     except ProtocolFault as fault:
-        os.write(2, f"frazil_engine: {fault}\n".encode())
-        os._exit(EXIT_OF_FAULT)
+        end_with(str(fault))
     except BaseException as error:
         # A reader that has died would leave the process deaf: end it, so that the agent starts another.
-        os.write(2, f"frazil_engine: {type(error).__name__} in the reader of messages\n".encode())
-        os._exit(EXIT_OF_FAULT)
+        end_with(f"{type(error).__name__} in the reader of messages")
     sys.stdout.flush()
     os._exit(0)
+
+
+def end_with(fault: str) -> NoReturn:
+    # User code may have closed it.
+    with contextlib.suppress(OSError):
+        os.write(2, f"frazil_engine: {fault}\n".encode())
+    os._exit(EXIT_OF_FAULT)

@@ -12,7 +12,13 @@ import threading
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from frazil_engine.limits import ENGINE_FRAME_BYTES_MAX, HEADER_BYTES_MAX, KEYS_PER_RUN_MAX, QUERIES_PER_RUN_MAX
+from frazil_engine.limits import (
+    ENGINE_EXIT_OF_CLOSED_FILES,
+    ENGINE_FRAME_BYTES_MAX,
+    HEADER_BYTES_MAX,
+    KEYS_PER_RUN_MAX,
+    QUERIES_PER_RUN_MAX,
+)
 
 LENGTHS = struct.Struct("<II")
 JSON_WRITER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
@@ -109,6 +115,13 @@ class Sweep:
     cwd: str | None
 
 
+def _identities(*fds: int) -> list[tuple[int, int]] | None:
+    try:
+        return [(found.st_dev, found.st_ino) for found in map(os.fstat, fds)]
+    except OSError:
+        return None
+
+
 class Channel:
     """Reads frames from one pipe and writes frames to another. Writing is safe from every thread of the process that
     made it, and of no other.
@@ -118,6 +131,7 @@ class Channel:
         self._read_fd = read_fd
         self._write_fd = write_fd
         self._lock = threading.Lock()
+        self._pipes = _identities(read_fd, write_fd)
         os.set_inheritable(read_fd, False)
         os.set_inheritable(write_fd, False)
         os.register_at_fork(after_in_child=self._close_in_child)
@@ -140,12 +154,14 @@ class Channel:
         header = JSON_WRITER.encode(message).encode("utf-8", "replace")
         data = LENGTHS.pack(len(header), len(body)) + header + body
         with self._lock:
+            self._check()
             view = memoryview(data)
             while view:
                 view = view[os.write(self._write_fd, view) :]
 
     def receive(self) -> tuple[Message, bytes] | None:
         """Reads one frame; None at the end of the pipe."""
+        self._check()
         lengths = self._read(LENGTHS.size)
         if lengths is None:
             return None
@@ -165,6 +181,11 @@ class Channel:
         if not isinstance(message, dict) or not isinstance(message.get("type"), str):
             raise ProtocolFault("The header of a frame is not a message.")
         return message, body
+
+    def _check(self) -> None:
+        """User code may close files that it did not open, and open its own in their place: nothing is written to those."""
+        if _identities(self._read_fd, self._write_fd) != self._pipes:
+            os._exit(ENGINE_EXIT_OF_CLOSED_FILES)
 
     def _read(self, count: int) -> bytes | None:
         chunks = []
