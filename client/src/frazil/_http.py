@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
 import threading
 import time
 import uuid
@@ -36,6 +37,11 @@ BACKOFF_MAX_SECONDS = 2.0
 CONNECT_TIMEOUT_SECONDS = 10.0
 READ_TIMEOUT_SECONDS = 60.0
 """For an answer that is not waited for on purpose; a wait adds its own time."""
+SILENT_SECONDS_MAX = 25.0
+"""How long the other side of a connection may not so much as acknowledge anything: a peer that is gone without a word,
+or a network that drops everything, is noticed after this, however long the answer may take."""
+PROBES = 3
+"""Of an idle connection, within the last part of that time."""
 CONNECTIONS_MAX = 16
 ANSWER_BYTES_MAX = 256 * 1024 * 1024
 
@@ -247,10 +253,35 @@ def _open_pool(address: str) -> urllib3.HTTPConnectionPool:
     import urllib3
 
     proxy = _proxy_of(address)
-    options: dict[str, Any] = {"maxsize": CONNECTIONS_MAX, "block": False, "retries": False}
+    options: dict[str, Any] = {
+        "maxsize": CONNECTIONS_MAX,
+        "block": False,
+        "retries": False,
+        "socket_options": _socket_options(),
+    }
     if proxy is not None:
         return urllib3.ProxyManager(proxy, **options).connection_from_url(address)
     return urllib3.connection_from_url(address, **options)
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    """Small requests go out at once, as urllib3 has it by default. A silent connection is given up by the kernel, as
+    far as it can: macOS has no limit for what was sent.
+    """
+    every_s = max(1, round(SILENT_SECONDS_MAX / (PROBES + 2)))
+    wanted = {
+        "TCP_KEEPIDLE": 2 * every_s,
+        "TCP_KEEPALIVE": 2 * every_s,  # macOS' name of the same.
+        "TCP_KEEPINTVL": every_s,
+        "TCP_KEEPCNT": PROBES,
+        "TCP_USER_TIMEOUT": round(SILENT_SECONDS_MAX * 1_000),
+    }
+    known = [(getattr(socket, name, None), value) for name, value in wanted.items()]
+    return [
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        *((socket.IPPROTO_TCP, option, value) for option, value in known if option is not None),
+    ]
 
 
 def _proxy_of(address: str) -> str | None:

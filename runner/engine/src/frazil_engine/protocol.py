@@ -183,7 +183,7 @@ class Channel:
         return message, body
 
     def _check(self) -> None:
-        """User code may close files that it did not open, and open its own in their place: nothing is written to those."""
+        """User code may close files that it did not open, and open its own in their place: those are not written to."""
         if _identities(self._read_fd, self._write_fd) != self._pipes:
             os._exit(ENGINE_EXIT_OF_CLOSED_FILES)
 
