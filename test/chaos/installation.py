@@ -68,6 +68,8 @@ class Installation:
         self.proxy = Proxy(self.ports) if setup.planes > 1 else None
         self._kept: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
+        self._asking = threading.Lock()
+        self._kept_connection: psycopg.Connection[dict[str, Any]] | None = None
         self.restarts = 0
         if self.redis_port is not None:
             self._keep("redis")
@@ -172,13 +174,22 @@ class Installation:
         """One query, asked again while Postgres is away."""
 
         def attempt() -> list[list[dict[str, Any]]] | None:
-            try:
-                with self.connect() as connection:
-                    return [connection.execute(text.encode(), values).fetchall()]
-            except psycopg.OperationalError:
-                return None
+            with self._asking:
+                try:
+                    if self._kept_connection is None or self._kept_connection.closed:
+                        self._kept_connection = self.connect()
+                    return [self._kept_connection.execute(text.encode(), values).fetchall()]
+                except psycopg.OperationalError:
+                    self._kept_connection = None
+                    return None
 
         return wait_until("Postgres answers", attempt)[0]
+
+    def hang_up(self) -> None:
+        """Leaves Postgres, which may be waiting for that, until the next query."""
+        with self._asking:
+            if self._kept_connection is not None:
+                self._kept_connection.close()
 
     def processes(self, kind: str | None = None) -> list[Process]:
         found = find_processes(self.root)
@@ -221,6 +232,7 @@ class Installation:
         """Ends everything in order. Gives what is left behind then, having ended it too, and removes all files."""
         self._stopping.set()
         self._watcher.join()
+        self.hang_up()
         for process in self.processes():
             process.send(signal.SIGCONT)
         for name in ("second",):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 PROCESSES = ("engine", "runner", "plane", "postgres", "redis")
-POLL_SECONDS = 0.01
+POLL_SECONDS = 0.02
 
 T = TypeVar("T")
 

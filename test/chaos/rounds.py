@@ -18,7 +18,10 @@ from workload import DRAINED, SECRET_IN_ENVIRONMENT, SECRET_IN_PLAN, WARM, WHOLE
 
 THAW_SECONDS_MAX = 60.0
 READ_EVERY_SECONDS = 0.05
-LEFTOVER_SECONDS_MAX = 30.0
+# Destinations of jobs that have been checked are read more seldom: once in so many looks.
+READ_CHECKED_EVERY = 20
+# What no node could sweep at once is asked for again after half a minute.
+LEFTOVER_SECONDS_MAX = 60.0
 LOG_LINES = 30
 
 
@@ -37,20 +40,26 @@ class Chaos:
         self._reading.start()
 
     def _read(self) -> None:
-        while not self._stopping.wait(READ_EVERY_SECONDS):
-            self.violations += self.reader.read(list(self.workload.works))
+        for look in itertools.count():
+            if self._stopping.wait(READ_EVERY_SECONDS):
+                return
+            reads_all = look % READ_CHECKED_EVERY == 0
+            works = [work for work in list(self.workload.works) if reads_all or not work.checked]
+            self.violations += self.reader.read(works)
 
     def cold(self) -> pc.ComputeContext:
         return cold_context(next(self._cold))
 
     def check(self) -> list[Violation]:
-        """Everything that is wrong so far, once all jobs have ended."""
+        """Everything that is wrong so far, once all jobs have ended; but for leftovers, which may go a while later."""
         secrets = [*self.installation.secrets(), SECRET_IN_PLAN, SECRET_IN_ENVIRONMENT]
         with self.installation.connect() as connection:
             found = Checker(connection, LEASE_SECONDS).check(self.workload.works, secrets, self.installation.logs())
-        return [*found, *self.violations, *self._leftovers()]
+        for work in self.workload.works:
+            work.checked = True
+        return [*found, *self.violations]
 
-    def _leftovers(self) -> list[Violation]:
+    def find_leftovers(self) -> list[Violation]:
         """What is still there some time after the end: processes that nobody looks after, staged outputs."""
         deadline = time.monotonic() + LEFTOVER_SECONDS_MAX
         while True:
@@ -233,6 +242,7 @@ class Round:
             # It waits for all clients to leave, so that nobody may stand still.
             self.chaos.gates.release_all()
             self.chaos.gates.close()
+            self.chaos.installation.hang_up()
         # One that the round before has ended may just be on its way back.
         wait_until(f"there is a {self.process}", lambda: bool(self.chaos.installation.processes(self.process)))
         struck = self.chaos.installation.signal_all(self.process, number)

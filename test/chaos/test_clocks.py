@@ -47,10 +47,12 @@ def clocked(cache: Path) -> Iterator[Clocked]:
     installation = Installation(setup, cache)
     running = Chaos(installation)
     yield Clocked(running, {"plane": plane, "engine": engine, "postgres": postgres.clock}, engine.environment)
+    leftovers = running.find_leftovers()
     running.close()
     left = installation.stop()
     postgres.stop()
     assert left == []
+    assert leftovers == []
 
 
 def start_work(clocked: Clocked) -> tuple[list[Work], list[Work]]:

@@ -42,6 +42,8 @@ class Work:
     job_id: str | None = None
     cancels: bool = False
     cancelled: bool = False
+    # The checker has looked at it, after its end.
+    checked: bool = False
     failure: str | None = None
     handle: Any = field(default=None, repr=False)
 
