@@ -1,4 +1,7 @@
 import { spawn } from "node:child_process";
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { ROOT } from "./paths.mjs";
 
 const OUTPUT_TAIL_BYTES = 16 * 1024;
@@ -29,6 +32,26 @@ export function runCommand(command, args, { env = process.env, cwd = ROOT, stdio
       resolve(signal ? 128 : (code ?? 1));
     });
   });
+}
+
+/**
+ * Runs a command beside others: its output is kept, and given at its end.
+ * @param {string} command
+ * @param {string[]} args
+ * @param {RunOptions} options
+ * @returns {Promise<{ code: number, output: string }>}
+ */
+export async function runKeeping(command, args, options = {}) {
+  const folder = mkdtempSync(join(tmpdir(), "frazil-output-"));
+  const file = join(folder, "output");
+  const output = openSync(file, "a");
+  try {
+    const code = await runCommand(command, args, { ...options, stdio: ["ignore", output, output] });
+    return { code, output: readFileSync(file, "utf8") };
+  } finally {
+    closeSync(output);
+    rmSync(folder, { recursive: true });
+  }
 }
 
 /**

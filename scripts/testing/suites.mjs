@@ -1,23 +1,27 @@
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { STATE_DIR, VENV_BIN } from "../bootstrap/paths.mjs";
-import { runCommand } from "../bootstrap/run-command.mjs";
+import { runCommand, runKeeping } from "../bootstrap/run-command.mjs";
 import { buildBundles } from "../build.mjs";
 import { CHECKS, runWords } from "./checks.mjs";
 import { readJunitReport, readVitestReport } from "./reports.mjs";
 
 const REPORTS_DIR = join(STATE_DIR, "reports");
 
+/** Parts that run beside each other, as each of them waits most of its time. */
+const ENGINE = beside("runner/engine/tests", "test_releases.py");
+const CHAOS = beside("test/chaos", "test_matrix.py");
+
 /** Everything that `npm test` runs, in this order. */
 export const SUITES = [
   ...CHECKS.map(({ name, command }) => ({ name, kind: "check", run: (env) => runCheck(env, command) })),
   { name: "unit", kind: "tests", run: (env, args) => runVitest(env, "unit", args) },
   { name: "client", kind: "tests", run: (env, args) => runPytest(env, "client", args, "client/tests") },
-  { name: "engine", kind: "tests", run: (env, args) => runPytest(env, "engine", args, "runner/engine/tests") },
+  { name: "engine", kind: "tests", run: (env, args) => runPytest(env, "engine", args, ...ENGINE) },
   { name: "integration", kind: "tests", run: (env, args) => runVitest(env, "integration", args) },
   { name: "simulation", kind: "tests", run: (env, args) => runVitest(env, "simulation", ["--maxWorkers=4", ...args]) },
-  { name: "e2e", kind: "tests", run: (env, args) => runOnBundles(env, "e2e", args) },
-  { name: "chaos", kind: "tests", run: (env, args) => runOnBundles(env, "chaos", args) },
+  { name: "e2e", kind: "tests", run: (env, args) => runOnBundles(env, "e2e", args, "test/e2e") },
+  { name: "chaos", kind: "tests", run: (env, args) => runOnBundles(env, "chaos", args, ...CHAOS) },
 ];
 
 /** Runs the named suites one after the other, all of them even when one fails. Its last line is the sum. Resolves to the exit code. */
@@ -45,17 +49,40 @@ async function runVitest(env, project, args) {
 }
 
 /** Tests of the bundled programs, as users run them. */
-async function runOnBundles(env, name, args) {
+async function runOnBundles(env, name, args, ...parts) {
   await buildBundles(env);
-  return runPytest(env, name, args, `test/${name}`);
+  return runPytest(env, name, args, ...parts);
 }
 
-/** Each Python package has settings and helper modules of its own, so that each is a run of its own. */
-async function runPytest(env, name, args, folder) {
-  const report = freshReport(`${name}.xml`);
-  const pytestArgs = ["-m", "pytest", "--junitxml", report, ...(args.length > 0 ? args : [folder])];
-  const code = await runCommand(join(VENV_BIN, "python"), pytestArgs, { env });
-  return agreeWithExitCode(readJunitReport(report), code);
+/** A folder of tests in two parts: one file, and all others. */
+function beside(folder, file) {
+  return [[`${folder}/${file}`], [folder, `--ignore=${folder}/${file}`]];
+}
+
+/**
+ * Each Python package has settings and helper modules of its own, so that each is a run of its own. Its parts run beside each other; the output of all
+ * but the first is printed when that has ended.
+ */
+async function runPytest(env, name, args, ...parts) {
+  const wanted = args.length > 0 ? [args] : parts.map((part) => [part].flat());
+  const runs = wanted.map((part, number) => {
+    const report = freshReport(`${name}-${number}.xml`);
+    const pytestArgs = ["-m", "pytest", "--junitxml", report, ...part];
+    const run = number === 0 ? runShowing : runKeeping;
+    return { report, ended: run(join(VENV_BIN, "python"), pytestArgs, { env }) };
+  });
+  const counted = [];
+  for (const { report, ended } of runs) {
+    const { code, output } = await ended;
+    process.stdout.write(output);
+    counted.push(agreeWithExitCode(readJunitReport(report), code));
+  }
+  return sumOf(counted);
+}
+
+/** As `runKeeping`, with nothing left to print. */
+async function runShowing(command, args, options) {
+  return { code: await runCommand(command, args, options), output: "" };
 }
 
 function freshReport(name) {
@@ -70,13 +97,18 @@ function agreeWithExitCode(counts, code) {
   return code !== 0 && counts.failed === 0 ? { ...counts, failed: 1 } : counts;
 }
 
-function printSummary(results) {
+function sumOf(results) {
   const sum = (key) => results.reduce((total, result) => total + result[key], 0);
+  return { passed: sum("passed"), failed: sum("failed"), skipped: sum("skipped") };
+}
+
+function printSummary(results) {
+  const sum = sumOf(results);
   const width = Math.max(...results.map((result) => result.name.length));
   console.log("");
   for (const { name, passed, failed, skipped, seconds } of results) {
     const counts = `${passed} passed, ${failed} failed, ${skipped} skipped`;
     console.log(`${name.padEnd(width)}  ${seconds.toFixed(1).padStart(6)} s  ${counts}`);
   }
-  console.log(`${sum("passed")} passed, ${sum("failed")} failed, ${sum("skipped")} skipped`);
+  console.log(`${sum.passed} passed, ${sum.failed} failed, ${sum.skipped} skipped`);
 }

@@ -20,8 +20,10 @@ THAW_SECONDS_MAX = 60.0
 READ_EVERY_SECONDS = 0.05
 # Destinations of jobs that have been checked are read more seldom: once in so many looks.
 READ_CHECKED_EVERY = 20
-# What no node could sweep at once is asked for again after half a minute.
-LEFTOVER_SECONDS_MAX = 60.0
+LEFTOVER_SECONDS_MAX = 30.0
+# A sweep that is due later than this was asked for, and has had no answer yet; sooner ones wait for an engine's end.
+ASKED_SECONDS = 6.0
+HASTEN_EVERY_SECONDS = 2.0
 LOG_LINES = 30
 
 
@@ -51,25 +53,35 @@ class Chaos:
         return cold_context(next(self._cold))
 
     def check(self) -> list[Violation]:
-        """Everything that is wrong so far, once all jobs have ended; but for leftovers, which may go a while later."""
+        """Everything that is wrong so far, once all jobs have ended."""
         secrets = [*self.installation.secrets(), SECRET_IN_PLAN, SECRET_IN_ENVIRONMENT]
         with self.installation.connect() as connection:
             found = Checker(connection, LEASE_SECONDS).check(self.workload.works, secrets, self.installation.logs())
         for work in self.workload.works:
             work.checked = True
-        return [*found, *self.violations]
+        return [*found, *self.violations, *self._leftovers()]
 
-    def find_leftovers(self) -> list[Violation]:
+    def _leftovers(self) -> list[Violation]:
         """What is still there some time after the end: processes that nobody looks after, staged outputs."""
-        deadline = time.monotonic() + LEFTOVER_SECONDS_MAX
+        started_at = hastened_at = time.monotonic()
         while True:
+            if time.monotonic() - hastened_at > HASTEN_EVERY_SECONDS:
+                self._hasten_sweeps()
+                hastened_at = time.monotonic()
             strays = [
                 Violation("R1", f"nobody looks after process {one.pid}: {one.command}") for one in self.find_strays()
             ]
             found = [*strays, *find_staged(self.workload.works)]
-            if not found or time.monotonic() > deadline:
+            if not found or time.monotonic() - started_at > LEFTOVER_SECONDS_MAX:
                 return found
             time.sleep(READ_EVERY_SECONDS)
+
+    def _hasten_sweeps(self) -> None:
+        """Where no node was there to sweep, one would be asked half a minute later, or later still: now instead."""
+        self.installation.rows(
+            "UPDATE jobs SET sweep_due_at = now() WHERE sweep_due_at > now() + make_interval(secs => %s) RETURNING 1",
+            ASKED_SECONDS,
+        )
 
     def find_strays(self) -> list[Process]:
         """Engines whose runner is gone, runners whose node is gone."""
@@ -172,6 +184,7 @@ class Round:
         for work in (*running.values(), draining):
             workload.wait_started(work, 1)
             wait_until(f"{work.name} is accepted", lambda work=work: work.job_id)
+        self._wait_for_lines([*running.values(), draining])
         for step, label in (("publish", "fence"), ("publish", "rename"), ("record", "record"), ("cancel", "cancel")):
             gates.arm(step, running[label].name)
         held = [("publish", running["fence"]), ("record", running["record"]), ("cancel", running["cancel"])]
@@ -194,6 +207,15 @@ class Round:
         for step, work in held:
             gates.wait_held(step, work.name)
         return [step for step in STEPS if step not in ("split", "finish")]
+
+    def _wait_for_lines(self, works: list[Work]) -> None:
+        """Until what they have printed is kept: lines on their way would wait behind gates, and others with them."""
+        names = [work.name for work in works]
+        text = "SELECT count(DISTINCT j.name) AS n FROM logs l JOIN jobs j ON j.id = l.job_id WHERE j.name = ANY(%s)"
+        wait_until(
+            "the lines of those that run are kept",
+            lambda: self.chaos.installation.rows(text, names)[0]["n"] == len(names),
+        )
 
     def _stand_before_rename(self, work: Work) -> None:
         """The attempt is fenced, and its engine has not read the word to publish."""
