@@ -10,6 +10,7 @@ const REPORTS_DIR = join(STATE_DIR, "reports");
 
 /** Parts that run beside each other, as each of them waits most of its time. */
 const ENGINE = beside("runner/engine/tests", "test_releases.py");
+const E2E = beside("test/e2e", "test_versions.py", "test_dev.py", "test_leftovers.py");
 const CHAOS = beside("test/chaos", "test_matrix.py");
 
 /** Everything that `npm test` runs, in this order. */
@@ -20,7 +21,7 @@ export const SUITES = [
   { name: "engine", kind: "tests", run: (env, args) => runPytest(env, "engine", args, ...ENGINE) },
   { name: "integration", kind: "tests", run: (env, args) => runVitest(env, "integration", args) },
   { name: "simulation", kind: "tests", run: (env, args) => runVitest(env, "simulation", ["--maxWorkers=4", ...args]) },
-  { name: "e2e", kind: "tests", run: (env, args) => runOnBundles(env, "e2e", args, "test/e2e") },
+  { name: "e2e", kind: "tests", run: (env, args) => runOnBundles(env, "e2e", args, ...E2E) },
   { name: "chaos", kind: "tests", run: (env, args) => runOnBundles(env, "chaos", args, ...CHAOS) },
 ];
 
@@ -54,9 +55,10 @@ async function runOnBundles(env, name, args, ...parts) {
   return runPytest(env, name, args, ...parts);
 }
 
-/** A folder of tests in two parts: one file, and all others. */
-function beside(folder, file) {
-  return [[`${folder}/${file}`], [folder, `--ignore=${folder}/${file}`]];
+/** A folder of tests in two parts: these files, and all others. */
+function beside(folder, ...names) {
+  const files = names.map((name) => `${folder}/${name}`);
+  return [files, [folder, ...files.map((file) => `--ignore=${file}`)]];
 }
 
 /**
