@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,16 @@ import pytest
 ROOT = Path(__file__).parents[2]
 VENV_BIN = Path(sys.executable).parent
 START_SECONDS_MAX = 90
+WAIT_SECONDS_MAX = 90
+POLL_SECONDS = 0.02
+
+
+def wait_until(what: str, condition: Callable[[], bool]) -> None:
+    """Looks again and again until it holds; fails, saying what was waited for, after the deadline."""
+    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {WAIT_SECONDS_MAX} s in vain until {what}"
+        time.sleep(POLL_SECONDS)
 
 
 @dataclass

@@ -4,14 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import frazil as pc
 import polars as pl
 import pytest
-from conftest import ROOT, Installation, start_installation
+from conftest import ROOT, Installation, start_installation, wait_until
 
 DEADLINE_SECONDS = 20
 
@@ -30,13 +28,6 @@ def processes_of(home: Path) -> list[str]:
         if str(home).encode() in text and state != "Z":
             found.append((folder / "cmdline").read_text().replace("\0", " "))
     return found
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, running: Installation) -> None:
@@ -63,7 +54,7 @@ def test_a_restart_keeps_what_was_done_and_leaves_no_process(tmp_path: Path, mon
     assert first.address in second.stderr
 
     assert first.stop() == 0
-    wait_until(lambda: processes_of(home) == [], f"left behind: {processes_of(home)}")
+    wait_until("no process is left", lambda: processes_of(home) == [])
 
     again = start_installation(home)
     use(monkeypatch, again)
@@ -85,7 +76,7 @@ def test_killing_it_leaves_no_process_and_its_home_starts_again(
     QUERY.remote(CONTEXT).collect()
     killed.process.send_signal(signal.SIGKILL)
     killed.process.wait(timeout=DEADLINE_SECONDS)
-    wait_until(lambda: processes_of(home) == [], f"left behind: {processes_of(home)}")
+    wait_until("no process is left", lambda: processes_of(home) == [])
     again = start_installation(home)
     use(monkeypatch, again)
     try:

@@ -3,12 +3,12 @@
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import frazil as pc
 import polars as pl
 import pytest
+from conftest import wait_until
 
 pytestmark = [
     pytest.mark.usefixtures("installation"),
@@ -17,13 +17,6 @@ pytestmark = [
 
 CONTEXT = pc.ComputeContext(cpus=2, memory=2)
 DEADLINE_SECONDS = 60
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def slow_the_first_time(folder: Path) -> pl.LazyFrame:
@@ -46,7 +39,7 @@ def slow_the_first_time(folder: Path) -> pl.LazyFrame:
 def test_a_killed_process_is_hidden_from_the_user(tmp_path: Path, victim: str) -> None:
     folder = tmp_path / "marks"
     in_progress = slow_the_first_time(folder).remote(CONTEXT).write_parquet(f"{tmp_path}/dst")
-    wait_until(lambda: any(folder.iterdir()))
+    wait_until("it runs", lambda: any(folder.iterdir()))
     engine, agent = (int(pid) for pid in next(folder.iterdir()).name.split())
     os.kill(engine if victim == "engine" else agent, signal.SIGKILL)
     result = in_progress.await_result(timeout=DEADLINE_SECONDS)
@@ -90,15 +83,16 @@ def test_a_segfault_is_named_after_its_attempts_are_used_up() -> None:
 def test_cancel_reaches_a_running_engine_within_a_second(tmp_path: Path) -> None:
     folder = tmp_path / "marks"
     in_progress = slow_the_first_time(folder).remote(CONTEXT).execute()
-    wait_until(lambda: any(folder.iterdir()))
+    wait_until("it runs", lambda: any(folder.iterdir()))
     engine = int(next(folder.iterdir()).name.split()[0])
     in_progress.cancel()
     started = time.monotonic()
     wait_until(
+        "its engine has ended",
         lambda: (
             not Path(f"/proc/{engine}").exists()
             or "Z" in Path(f"/proc/{engine}/stat").read_text().rsplit(")", 1)[1][:3]
-        )
+        ),
     )
     assert time.monotonic() - started < 1
     with pytest.raises(pc.QueryCancelled):

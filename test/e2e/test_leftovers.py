@@ -3,13 +3,12 @@
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import frazil as pc
 import polars as pl
 import pytest
-from conftest import Installation
+from conftest import Installation, wait_until
 
 pytestmark = [
     pytest.mark.usefixtures("installation"),
@@ -18,13 +17,6 @@ pytestmark = [
 
 CONTEXT = pc.ComputeContext(cpus=2, memory=2)
 DEADLINE_SECONDS = 60
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def endless(marker: Path) -> pl.LazyFrame:
@@ -41,7 +33,7 @@ def endless(marker: Path) -> pl.LazyFrame:
 
 
 def started(marker: Path) -> tuple[int, int]:
-    wait_until(lambda: marker.exists() and " " in marker.read_text())
+    wait_until("it runs", lambda: marker.exists() and " " in marker.read_text())
     engine, agent = marker.read_text().split()
     return int(engine), int(agent)
 
@@ -62,7 +54,7 @@ def test_what_was_staged_is_removed(tmp_path: Path, end: str) -> None:
         os.kill(engine if end == "engine" else agent, signal.SIGKILL)
     with pytest.raises(pc.FrazilError):
         job.await_result(timeout=DEADLINE_SECONDS)
-    wait_until(lambda: not staging.parent.exists())
+    wait_until("nothing is staged", lambda: not staging.parent.exists())
     assert [path.name for path in (tmp_path / "d").iterdir()] == ["mine.txt"]
 
 
@@ -74,5 +66,5 @@ def test_results_of_an_engine_that_was_killed_are_removed(installation: Installa
     job.cancel()
     with pytest.raises(pc.QueryCancelled):
         job.await_result(timeout=DEADLINE_SECONDS)
-    wait_until(lambda: not any(path.exists() for path in found))
+    wait_until("what was staged is gone", lambda: not any(path.exists() for path in found))
     assert pl.LazyFrame({"a": [1]}).remote(CONTEXT).collect().item() == 1

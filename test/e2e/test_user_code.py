@@ -12,6 +12,7 @@ import cloudpickle
 import frazil as pc
 import polars as pl
 import pytest
+from conftest import wait_until
 
 pytestmark = [
     pytest.mark.usefixtures("installation", "neighbour"),
@@ -23,13 +24,6 @@ CONTEXT = pc.ComputeContext(cpus=2, memory=2)
 DEADLINE_SECONDS = 90
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def spawn(function: Callable[[], object], **options: Any) -> Any:
@@ -61,7 +55,7 @@ def neighbour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             time.sleep(0.05)
 
     job = spawn(wait)
-    wait_until(pids.exists)
+    wait_until("it has started processes", pids.exists)
     yield
     [pid] = pids.read_text().split()
     assert is_alive(int(pid))
@@ -196,4 +190,4 @@ def test_processes_that_outlive_a_run_are_ended(tmp_path: Path, end: str) -> Non
         spawn(leave).await_result(timeout=DEADLINE_SECONDS)
     found = [int(pid) for pid in pids.read_text().split()]
     assert len(found) == 2
-    wait_until(lambda: not any(is_alive(pid) for pid in found))
+    wait_until("they have ended", lambda: not any(is_alive(pid) for pid in found))

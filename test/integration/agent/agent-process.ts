@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { AGENT_MAIN } from "@frazil/agent";
 import type { LeaseBatch, Run, RunTemplate, TaskRef } from "@frazil/contracts";
-import type { FakeControlPlane } from "./fake-control-plane.ts";
+import type { FakeControlPlane, FinishedMessage } from "./fake-control-plane.ts";
 
 const here = (name: string) => fileURLToPath(new URL(name, import.meta.url));
 export const FAKE_ENGINE_DIR = here("fake-engine");
@@ -82,6 +82,38 @@ export async function untilHello(plane: FakeControlPlane, agent: AgentProcess, h
     if (agent.child.exitCode !== null) throw new Error(`the agent has ended: ${agent.output()}`);
     return plane.heard.filter((message) => message.type === "hello").length >= hellos;
   });
+}
+
+/** Ends the agents of a node hard, and leaves nothing of them: no process, no file. */
+export async function endNode(
+  plane: FakeControlPlane,
+  nodeDir: string,
+  agents: readonly (AgentProcess | undefined)[],
+): Promise<void> {
+  for (const agent of agents) {
+    agent?.child.kill("SIGKILL");
+    await agent?.exited;
+  }
+  await plane.close();
+  await until("no engine is left", () => enginesOf(nodeDir).length === 0);
+  removeNodeDir(nodeDir);
+}
+
+/** Leases one run to the node. */
+export function sendLease(plane: FakeControlPlane, ...args: Parameters<typeof lease>): ReturnType<typeof lease> {
+  const leased = lease(...args);
+  plane.send({ type: "lease", batch: leased.batch });
+  return leased;
+}
+
+export function outcomeOf(plane: FakeControlPlane, taskId: string): Promise<FinishedMessage> {
+  return until(`an outcome of ${taskId}`, () => plane.finished(taskId));
+}
+
+export function untilStarted(plane: FakeControlPlane, taskId: string): Promise<unknown> {
+  return until(`${taskId} has started`, () =>
+    plane.heard.some((message) => message.type === "started" && message.tasks.some((ref) => ref.taskId === taskId)),
+  );
 }
 
 type Step = [verb: string, argument: unknown];

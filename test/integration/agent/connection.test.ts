@@ -3,15 +3,18 @@ import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import {
   type AgentProcess,
+  endNode,
   enginesOf,
-  lease,
+  type lease,
   makeNodeDir,
-  removeNodeDir,
+  outcomeOf,
+  sendLease,
   startAgent,
   until,
   untilHello,
+  untilStarted,
 } from "./agent-process.ts";
-import { type FakeControlPlane, type FinishedMessage, startFakeControlPlane } from "./fake-control-plane.ts";
+import { type FakeControlPlane, startFakeControlPlane } from "./fake-control-plane.ts";
 
 let plane: FakeControlPlane;
 let nodeDir: string;
@@ -23,15 +26,7 @@ beforeEach(async () => {
   agents = [];
 });
 
-afterEach(async () => {
-  for (const agent of agents) {
-    agent.child.kill("SIGKILL");
-    await agent.exited;
-  }
-  await plane.close();
-  await until("no engine is left", () => enginesOf(nodeDir).length === 0);
-  removeNodeDir(nodeDir);
-});
+afterEach(() => endNode(plane, nodeDir, agents));
 
 async function startNode(env: Record<string, string> = {}): Promise<AgentProcess> {
   const hellos = count("hello");
@@ -45,21 +40,11 @@ function count(type: string): number {
   return plane.heard.filter((message) => message.type === type).length;
 }
 
-function outcome(taskId: string): Promise<FinishedMessage> {
-  return until(`an outcome of ${taskId}`, () => plane.finished(taskId));
-}
+const outcome = (taskId: string) => outcomeOf(plane, taskId);
 
-function send(...args: Parameters<typeof lease>): ReturnType<typeof lease> {
-  const leased = lease(...args);
-  plane.send({ type: "lease", batch: leased.batch });
-  return leased;
-}
+const send = (...args: Parameters<typeof lease>) => sendLease(plane, ...args);
 
-function started(taskId: string): Promise<unknown> {
-  return until(`${taskId} has started`, () =>
-    plane.heard.some((message) => message.type === "started" && message.tasks.some((ref) => ref.taskId === taskId)),
-  );
-}
+const started = (taskId: string) => untilStarted(plane, taskId);
 
 const spooled = () => readdirSync(join(nodeDir, "spool")).filter((name) => name.endsWith(".json"));
 const lastHello = () => plane.heard.findLast((message) => message.type === "hello");

@@ -4,12 +4,14 @@ import { isDeepStrictEqual } from "node:util";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import {
   type AgentProcess,
+  endNode,
   enginesOf,
   FAKE_ENGINE_DIR,
   lease,
   makeNodeDir,
+  outcomeOf,
   PATIENT,
-  removeNodeDir,
+  sendLease,
   startAgent,
   until,
   untilHello,
@@ -26,12 +28,8 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
-  agent?.child.kill("SIGKILL");
-  await agent?.exited;
+  await endNode(plane, nodeDir, [agent]);
   agent = undefined;
-  await plane.close();
-  await until("no engine is left", () => enginesOf(nodeDir).length === 0);
-  removeNodeDir(nodeDir);
 });
 
 async function startNode(env: Record<string, string> = {}): Promise<void> {
@@ -39,14 +37,10 @@ async function startNode(env: Record<string, string> = {}): Promise<void> {
   await untilHello(plane, agent);
 }
 
-function outcome(taskId: string): Promise<FinishedMessage> {
-  return until(`an outcome of ${taskId}`, () => plane.finished(taskId));
-}
+const outcome = (taskId: string) => outcomeOf(plane, taskId);
 
 async function run(...args: Parameters<typeof lease>): Promise<FinishedMessage> {
-  const leased = lease(...args);
-  plane.send({ type: "lease", batch: leased.batch });
-  return outcome(leased.taskId);
+  return outcome(sendLease(plane, ...args).taskId);
 }
 
 /** The fake engine answers with its own pid as the number of rows. */

@@ -3,16 +3,19 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import {
   type AgentProcess,
+  endNode,
   enginesOf,
-  lease,
+  type lease,
   makeNodeDir,
+  outcomeOf,
   PATIENT,
-  removeNodeDir,
+  sendLease,
   startAgent,
   until,
   untilHello,
+  untilStarted,
 } from "./agent-process.ts";
-import { type FakeControlPlane, type FinishedMessage, startFakeControlPlane } from "./fake-control-plane.ts";
+import { type FakeControlPlane, startFakeControlPlane } from "./fake-control-plane.ts";
 
 let plane: FakeControlPlane;
 let nodeDir: string;
@@ -26,13 +29,7 @@ beforeAll(async () => {
   await untilHello(plane, agent);
 });
 
-afterAll(async () => {
-  agent.child.kill("SIGKILL");
-  await agent.exited;
-  await plane.close();
-  await until("no engine is left", () => enginesOf(nodeDir).length === 0);
-  removeNodeDir(nodeDir);
-});
+afterAll(() => endNode(plane, nodeDir, [agent]));
 
 let gates = 0;
 function gatePath(): string {
@@ -40,15 +37,9 @@ function gatePath(): string {
   return join(nodeDir, `gate-${gates}`);
 }
 
-function outcome(taskId: string): Promise<FinishedMessage> {
-  return until(`an outcome of ${taskId}`, () => plane.finished(taskId));
-}
+const outcome = (taskId: string) => outcomeOf(plane, taskId);
 
-function send(...args: Parameters<typeof lease>): ReturnType<typeof lease> {
-  const leased = lease(...args);
-  plane.send({ type: "lease", batch: leased.batch });
-  return leased;
-}
+const send = (...args: Parameters<typeof lease>) => sendLease(plane, ...args);
 
 async function failureOf(leased: ReturnType<typeof lease>) {
   const message = await outcome(leased.taskId);
@@ -56,11 +47,7 @@ async function failureOf(leased: ReturnType<typeof lease>) {
   return { ...message.outcome.error, retryable: message.outcome.retryable, usage: message.usage };
 }
 
-function started(taskId: string): Promise<unknown> {
-  return until(`${taskId} has started`, () =>
-    plane.heard.some((message) => message.type === "started" && message.tasks.some((ref) => ref.taskId === taskId)),
-  );
-}
+const started = (taskId: string) => untilStarted(plane, taskId);
 
 /** A process that has ended stays in the table until its parent has looked: that is not alive. */
 function isAlive(pid: number): boolean {

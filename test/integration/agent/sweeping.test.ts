@@ -4,11 +4,12 @@ import type { FromNode, RunTemplate, SweepOrder } from "@frazil/contracts";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import {
   type AgentProcess,
-  enginesOf,
+  endNode,
   lease,
   makeNodeDir,
+  outcomeOf,
   PATIENT,
-  removeNodeDir,
+  sendLease,
   startAgent,
   until,
   untilHello,
@@ -26,13 +27,7 @@ beforeAll(async () => {
   await untilHello(plane, agent);
 });
 
-afterAll(async () => {
-  agent.child.kill("SIGKILL");
-  await agent.exited;
-  await plane.close();
-  await until("no engine is left", () => enginesOf(nodeDir).length === 0);
-  removeNodeDir(nodeDir);
-});
+afterAll(() => endNode(plane, nodeDir, [agent]));
 
 type Swept = Extract<FromNode, { type: "swept" }>;
 const templateOf = (over: Partial<RunTemplate>) => lease([], { template: over }).batch.template;
@@ -53,9 +48,7 @@ async function sweep(jobId: string, ...parts: SweepOrder[]): Promise<Swept> {
 }
 
 async function run(...args: Parameters<typeof lease>): Promise<number> {
-  const leased = lease(...args);
-  plane.send({ type: "lease", batch: leased.batch });
-  const { outcome } = await until("its outcome", () => plane.finished(leased.taskId));
+  const { outcome } = await outcomeOf(plane, sendLease(plane, ...args).taskId);
   if (outcome.kind !== "succeeded") throw new Error(JSON.stringify(outcome));
   return outcome.result.rows;
 }
