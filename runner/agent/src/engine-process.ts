@@ -8,8 +8,6 @@ import { killTree, type TreeRoot } from "./process-tree.ts";
 
 /** The kernel's own out-of-memory killer takes engines before anything else on the machine. */
 const ENGINE_OOM_SCORE = 800;
-/** How long answers lie in the pipe, together, where many come: an engine that wakes its reader with each of them pays for that. */
-const GATHER_MS = 3;
 /** A process that outlives the engine can hold its pipes open: what the engine wrote is there long before this. */
 const LAST_WORDS_WITHIN_MS = 200;
 
@@ -41,8 +39,6 @@ export interface EngineProcess {
   readonly root: TreeRoot;
   /** Who hears of this engine. Changes with each run. */
   events: EngineEvents;
-  /** Set while many short answers are to come: they are read a few at a time. What lies in the pipe outlives the engine. */
-  gathers: boolean;
   /** Told once, after `events.onEnd`. */
   onGone(): void;
   send(message: ToEngine, body?: Uint8Array): void;
@@ -86,7 +82,6 @@ function attach(child: ChildProcess, root: TreeRoot, events: EngineEvents): Engi
   const engine: EngineProcess = {
     root,
     events,
-    gathers: false,
     onGone() {},
     send(message, body) {
       if (input.writable) input.write(encodeFrame(message, body));
@@ -103,9 +98,6 @@ function attach(child: ChildProcess, root: TreeRoot, events: EngineEvents): Engi
       broke = error.message;
       engine.kill();
     }
-    if (!engine.gathers) return;
-    output.pause();
-    setTimeout(() => output.resume(), GATHER_MS);
   });
   stdout.on("data", (chunk: Buffer) => engine.events.onOutput("stdout", chunk));
   stderr.on("data", (chunk: Buffer) => engine.events.onOutput("stderr", chunk));

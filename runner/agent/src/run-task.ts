@@ -167,7 +167,6 @@ function converse(deps: RunDeps, run: ActiveRun, engine: Engine, plans: PlansByT
       resolve([]);
     }
 
-    engine.process.gathers = isMany(run);
     engine.process.events = {
       onMessage(message, body) {
         if (message.type === "idle") {
