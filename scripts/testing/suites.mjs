@@ -16,25 +16,51 @@ const CHAOS = beside("test/chaos", "test_matrix.py");
 /** Everything that `npm test` runs, in this order. */
 export const SUITES = [
   ...CHECKS.map(({ name, command }) => ({ name, kind: "check", run: (env) => runCheck(env, command) })),
-  { name: "unit", kind: "tests", run: (env, args) => runVitest(env, "unit", args) },
+  // Keeps all processors busy by itself.
+  { name: "unit", kind: "tests", isBusy: true, run: (env, args) => runVitest(env, "unit", args) },
   { name: "client", kind: "tests", run: (env, args) => runPytest(env, "client", args, "client/tests") },
   { name: "engine", kind: "tests", run: (env, args) => runPytest(env, "engine", args, ...ENGINE) },
   { name: "integration", kind: "tests", run: (env, args) => runVitest(env, "integration", args) },
-  { name: "simulation", kind: "tests", run: (env, args) => runVitest(env, "simulation", ["--maxWorkers=4", ...args]) },
   { name: "e2e", kind: "tests", run: (env, args) => runOnBundles(env, "e2e", args, ...E2E) },
   { name: "chaos", kind: "tests", run: (env, args) => runOnBundles(env, "chaos", args, ...CHAOS) },
+  // Needs nothing but processor time, and its clock is its own: beside the others it takes what they leave.
+  {
+    name: "simulation",
+    kind: "tests",
+    isPatient: true,
+    run: (env, args, way) => runVitest(env, "simulation", ["--maxWorkers=4", ...args], way),
+  },
 ];
 
-/** Runs the named suites one after the other, all of them even when one fails. Its last line is the sum. Resolves to the exit code. */
+/**
+ * Runs the named suites one after the other, all of them even when one fails. Those that are patient begin with the first tests that leave time, and are shown at the end.
+ * Its last line is the sum. Resolves to the exit code.
+ */
 export async function runSuites(env, names, args = []) {
+  const chosen = SUITES.filter(({ name }) => names.includes(name));
+  const begun = new Map();
+  const begin = (suite, way) => begun.get(suite) ?? timed(suite.run(env, args, way));
   const results = [];
-  for (const suite of SUITES.filter(({ name }) => names.includes(name))) {
+  for (const suite of chosen) {
+    if (suite.kind === "tests" && !suite.isBusy && begun.size === 0 && chosen.length > 1)
+      for (const patient of chosen.filter(({ isPatient }) => isPatient)) begun.set(patient, begin(patient, LATER));
     console.log(`\n== ${suite.name}`);
-    const startedAt = Date.now();
-    results.push({ name: suite.name, ...(await suite.run(env, args)), seconds: (Date.now() - startedAt) / 1000 });
+    const { output = "", ...result } = await begin(suite, NOW);
+    process.stdout.write(output);
+    results.push({ name: suite.name, ...result });
   }
   printSummary(results);
   return results.every((result) => result.failed === 0) ? 0 : 1;
+}
+
+/** How a suite's commands run: on this terminal, or at a low priority with their output kept. */
+const NOW = { run: runShowing, prefix: [] };
+const LATER = { run: runKeeping, prefix: ["nice", "-n", "10"] };
+
+async function timed(running) {
+  const startedAt = Date.now();
+  const result = await running;
+  return { ...result, seconds: (Date.now() - startedAt) / 1000 };
 }
 
 async function runCheck(env, command) {
@@ -42,11 +68,12 @@ async function runCheck(env, command) {
   return { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1, skipped: 0 };
 }
 
-async function runVitest(env, project, args) {
+async function runVitest(env, project, args, { run, prefix } = NOW) {
   const report = freshReport(`${project}.json`);
   const reporters = ["--reporter=default", "--reporter=json", `--outputFile.json=${report}`];
-  const code = await runCommand("vitest", ["run", "--project", project, ...reporters, ...args], { env });
-  return agreeWithExitCode(readVitestReport(report), code);
+  const words = [...prefix, "vitest", "run", "--project", project, ...reporters, ...args];
+  const { code, output } = await run(words[0], words.slice(1), { env });
+  return { ...agreeWithExitCode(readVitestReport(report), code), output };
 }
 
 /** Tests of the bundled programs, as users run them. */

@@ -70,9 +70,11 @@ it("who waits for the next change is", async () => {
 });
 
 it("a job that ended here is another workspace's secret", async () => {
-  const { wait, deps, looks } = setUp();
-  deps.endings.keep({ job: { ...ENDED, workspace_id: "ws_2" }, result: null } as never);
+  const { wait, tell, deps, looks } = setUp();
   void wait();
   await turn();
-  expect(looks()).toBe(1);
+  deps.endings.keep({ job: { ...ENDED, workspace_id: "ws_2" }, result: null } as never);
+  tell("end:job_1");
+  await turn();
+  expect(looks()).toBe(2);
 });

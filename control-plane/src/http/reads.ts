@@ -33,10 +33,13 @@ export async function waitForJob(
   const isEnough = wait.isEnough ?? ((job: Job) => isFinalJobStatus(job.status));
   const topic = wait.isEnough === undefined ? topics.jobEnd(jobId) : topics.job(jobId);
   let { known } = wait;
+  let hasWaited = false;
   const look = async () => {
-    const ended = deps.endings.of(workspaceId, jobId);
+    // Only who has waited is told from memory: whoever comes asks the database.
+    const ended = hasWaited ? deps.endings.of(workspaceId, jobId) : undefined;
     const job = ended === undefined ? known : viewJob(ended.job, ended.result);
     known = undefined;
+    hasWaited = true;
     return job ?? readJob(deps, workspaceId, jobId);
   };
   return waitUntil(deps, topic, wait, look, isEnough);
