@@ -216,6 +216,8 @@ function keepEndings(deps: SettleDeps, { jobs, results }: Settled): void {
   for (const job of jobs) {
     if (job.finished_at === null) continue;
     const own = job.mode === "single" ? results.find(({ task }) => task.job_id === job.id) : undefined;
+    // Its result was recorded before, and stands in the database alone.
+    if (job.mode === "single" && job.status === "succeeded" && own === undefined) continue;
     deps.endings.keep({ job, result: own === undefined ? null : deps.db.results.asRead(own, job.spec.output.format) });
   }
 }
