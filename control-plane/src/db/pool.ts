@@ -56,6 +56,8 @@ export function openPool(connectionString: string, onError: (error: Error) => vo
     delete error.client;
     onError(error);
   });
+  // The pool listens to connections that are idle. One that breaks within a transaction fails its statements, and must not end this process besides.
+  pool.on("connect", (client) => void client.on("error", () => undefined));
   return {
     async query(statement) {
       return (await pool.query(statement as pg.QueryConfig)).rows;

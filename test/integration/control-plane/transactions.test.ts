@@ -19,6 +19,18 @@ const add = (sql: Sql, n: number) => sql.query({ text: "INSERT INTO numbers VALU
 const numbers = async () =>
   (await pool.query<{ n: number }>({ text: "SELECT n FROM numbers ORDER BY n" })).map(({ n }) => n);
 
+it("a transaction whose connection is cut fails, and nothing else does", async () => {
+  const cut = pool.transact(async (sql) => {
+    const [own] = await sql.query<{ pid: number }>({ text: "SELECT pg_backend_pid() AS pid" });
+    await pool.query({ text: "SELECT pg_terminate_backend($1, 5000)", values: [own?.pid] });
+    // It is told of the end while no statement is under way.
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    await add(sql, 9);
+  });
+  await expect(cut).rejects.toThrow();
+  expect(await numbers()).not.toContain(9);
+});
+
 describe("a transaction whose commit goes out with its last statements", () => {
   it("is committed when it resolves", async () => {
     await pool.transact(async (sql) => {
