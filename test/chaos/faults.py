@@ -49,18 +49,26 @@ def freezing(kind: str) -> Fault:
     return fault
 
 
+DROP_TRIES_MAX = 5
+
+
 def lose_queue(installation: Installation, source: random.Random) -> bool:
     """Everything that the queue holds is gone, its schema included."""
     del source
     if installation.redis_port is not None:
         installation.redis_cli("FLUSHALL")
         return True
-    try:
-        with installation.connect() as connection:
-            connection.execute("DROP SCHEMA IF EXISTS bullmq CASCADE")
-    except psycopg.Error:
-        return False
-    return True
+    for _ in range(DROP_TRIES_MAX):
+        try:
+            with installation.connect() as connection:
+                connection.execute("DROP SCHEMA IF EXISTS bullmq CASCADE")
+            return True
+        except psycopg.errors.DeadlockDetected:
+            # Dropping takes its locks in an order of its own, and Postgres may choose it as the one that gives way.
+            continue
+        except psycopg.Error:
+            return False
+    return False
 
 
 def flood_queue(installation: Installation, source: random.Random) -> bool:
