@@ -16,7 +16,7 @@ type RecordDeps = Pick<Deps, "db" | "pool" | "changes" | "dispatcher" | "endings
 /** Starts are written together, and not at all for tasks that ended before. Nodes wait longer than this with telling of them. */
 const START_DELAY_MS = 10;
 /** A task that somebody has locked is told as started a little later; not for ever. */
-const START_TRIES_MAX = 100;
+const START_TRIES_MAX = 400;
 /** Reports that may wait for the database before nodes that finish are given less. */
 const REPORTS_WAITING_MAX = 1_000;
 
