@@ -2,6 +2,7 @@ import { isFinalJobStatus, JobSpec, mintId, Problem } from "@frazil/contracts";
 import { hashShape } from "../domain/shape.ts";
 import type { Deps, JobRow } from "./deps.ts";
 import { repeatableOf, sameAsFirst } from "./repeats.ts";
+import { NOTHING_COUNTED } from "./settle.ts";
 import { announce } from "./submit.ts";
 
 export interface Retry {
@@ -52,12 +53,9 @@ export async function retryJob(deps: Deps, { workspaceId, user, jobId, idempoten
     );
     return deps.db.jobs.tallyJob(sql, made, {
       jobId: made.id,
-      succeeded: 0,
-      failed: 0,
-      cancelled: 0,
+      ...NOTHING_COUNTED,
       splitsDone: -open.splits,
       added: open.tasks,
-      leftovers: false,
     });
   });
   if (job === undefined)

@@ -141,9 +141,11 @@ async function settleJob(
   return counted;
 }
 
+export const NOTHING_COUNTED = { succeeded: 0, failed: 0, cancelled: 0, splitsDone: 0, added: 0, leftovers: false };
+
 /** A split task that is done becomes its keys; one that failed counts as one failed task. */
 function tallyOf(jobId: string, settlements: readonly Settlement[]) {
-  const tally = { jobId, succeeded: 0, failed: 0, cancelled: 0, splitsDone: 0, added: 0, leftovers: false };
+  const tally = { jobId, ...NOTHING_COUNTED };
   for (const { outcome, keys, leftovers } of settlements) {
     if (leftovers || mayLeaveFiles({ status: outcome.attemptStatus, code: outcome.error?.code }))
       tally.leftovers = true;
@@ -164,7 +166,7 @@ function resultsOf(settlements: readonly Settlement[]): NewResult[] {
 }
 
 /** The head as it is kept: none, where a node sends more than it may. */
-export function headOf(base64: string | null): Buffer | null {
+function headOf(base64: string | null): Buffer | null {
   const head = base64 === null ? null : Buffer.from(base64, "base64");
   return head !== null && head.length <= HEAD_BYTES_MAX ? head : null;
 }
@@ -311,7 +313,7 @@ async function stopBatch(deps: SettleDeps, sql: Sql, batch: StopBatch) {
   if (ended === 0) return { settled: NOTHING_SETTLED, found, next };
   const counted = await deps.db.jobs.tallyJob(sql, job, {
     jobId: job.id,
-    succeeded: 0,
+    ...NOTHING_COUNTED,
     failed: isFailing ? ended : 0,
     cancelled: isFailing ? 0 : ended,
     splitsDone: splits,
@@ -326,8 +328,6 @@ async function stopBatch(deps: SettleDeps, sql: Sql, batch: StopBatch) {
   };
   return { settled, found, next };
 }
-
-const NOTHING_COUNTED = { succeeded: 0, failed: 0, cancelled: 0, splitsDone: 0, added: 0, leftovers: false };
 
 /** Step: ends a job of which nothing is open. */
 export async function finish(deps: SettleDeps, jobId: string): Promise<void> {

@@ -4,16 +4,18 @@ import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import {
   type AgentProcess,
+  endNode,
   enginesOf,
-  lease,
+  type lease,
   makeNodeDir,
+  outcomeOf,
   PATIENT,
-  removeNodeDir,
+  sendLease,
   startAgent,
   until,
   untilHello,
 } from "./agent-process.ts";
-import { type FakeControlPlane, type FinishedMessage, startFakeControlPlane } from "./fake-control-plane.ts";
+import { type FakeControlPlane, startFakeControlPlane } from "./fake-control-plane.ts";
 
 let plane: FakeControlPlane;
 let nodeDir: string;
@@ -26,41 +28,29 @@ beforeEach(async () => {
   gate = join(nodeDir, "gate");
 });
 
-afterEach(async () => {
-  agent.child.kill("SIGKILL");
-  await agent.exited;
-  await plane.close();
-  await until("no engine is left", () => enginesOf(nodeDir).length === 0);
-  removeNodeDir(nodeDir);
-});
+afterEach(() => endNode(plane, nodeDir, [agent]));
 
 async function startNode(env: Record<string, string> = {}): Promise<void> {
   agent = startAgent(plane, nodeDir, { ...PATIENT, ...env });
   await untilHello(plane, agent);
 }
 
-function outcome(taskId: string): Promise<FinishedMessage> {
-  return until(`an outcome of ${taskId}`, () => plane.finished(taskId));
-}
-
 function send(...args: Parameters<typeof lease>): string {
-  const leased = lease(...args);
-  plane.send({ type: "lease", batch: leased.batch });
-  return leased.taskId;
+  return sendLease(plane, ...args).taskId;
 }
 
 /** It is given back within a second, though what it waits for does not come. */
 async function cancel(taskId: string): Promise<void> {
   const cancelledAt = performance.now();
   plane.send({ type: "cancel", tasks: [{ taskId, attempt: 1 }] });
-  expect((await outcome(taskId)).outcome).toEqual({ kind: "released" });
+  expect((await outcomeOf(plane, taskId)).outcome).toEqual({ kind: "released" });
   expect(performance.now() - cancelledAt).toBeLessThan(1_000);
 }
 
 /** What it waited for has come, and it has not begun all the same: the node is as before. */
 async function expectNothingLeft(taskId: string, ran: string, next: Parameters<typeof lease>): Promise<void> {
   const both = [send(...next), send(...next)];
-  for (const one of both) expect((await outcome(one)).outcome.kind).toBe("succeeded");
+  for (const one of both) expect((await outcomeOf(plane, one)).outcome.kind).toBe("succeeded");
   expect(existsSync(ran)).toBe(false);
   expect(plane.heard.filter((one) => one.type === "finished" && one.taskId === taskId)).toHaveLength(1);
   const started = plane.heard.flatMap((one) => (one.type === "started" ? one.tasks.map((task) => task.taskId) : []));

@@ -21,7 +21,7 @@ export async function removeForsaken(home: string, log: (line: string) => void):
   for (const name of await readdir(base)) {
     const other = join(base, name);
     const dir = await readFile(join(other, MADE_FOR_FILE), "utf8").catch(() => undefined);
-    if (dir === undefined || other === home || !dir.startsWith(temporary) || (await exists(dir))) continue;
+    if (dir === undefined || other === home || !dir.startsWith(temporary) || !(await isGone(dir))) continue;
     const release = await claim(join(other, "postgres.lock"), `the Postgres data of ${dir}`).catch(() => undefined);
     if (release === undefined) continue;
     await stopLeftover(join(other, "data"));
@@ -30,11 +30,10 @@ export async function removeForsaken(home: string, log: (line: string) => void):
   }
 }
 
-async function exists(path: string): Promise<boolean> {
-  try {
-    await stat(path);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code !== "ENOENT";
-  }
+/** Not merely out of reach. */
+function isGone(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => false,
+    (error: NodeJS.ErrnoException) => error.code === "ENOENT",
+  );
 }
