@@ -1,5 +1,6 @@
 import { execFile } from "node:child_process";
-import { chmod, chown, mkdir, rename, rm, stat, writeFile } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { chmod, chown, mkdir, rename, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
@@ -84,7 +85,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
 /** Deletes the data that `startEmbeddedPostgres` keeps for `dir`, if any. Rejects while a living process holds it. */
 export async function eraseEmbeddedPostgres(dir: string): Promise<void> {
   const home = (await readState(dir))?.home ?? dir;
-  if (!(await exists(home))) return;
+  if (!existsSync(home)) return;
   const release = await claim(join(home, "postgres.lock"), `the Postgres data of ${dir}`);
   try {
     await stopLeftover(join(home, "data"));
@@ -115,10 +116,10 @@ async function openData({
   const binaries = await prepareBinaries(account, await findCopiesDir(account, home));
   const launch = { binaries, home, dataDir, account };
   const known = await readState(dir);
-  if (known && (await exists(dataDir))) return { launch, saved: known, port: known.port };
+  if (known && existsSync(dataDir)) return { launch, saved: known, port: known.port };
 
   // Data without a password: it belonged to a directory of the same name that was deleted, or its making was interrupted.
-  if (await exists(dataDir)) {
+  if (existsSync(dataDir)) {
     log(`removing ${dataDir}: the directory it was made for, ${dir}, was deleted since`);
     await rm(dataDir, { recursive: true });
   }
@@ -211,11 +212,4 @@ async function ensureDatabase(url: string): Promise<void> {
   } finally {
     await client.end();
   }
-}
-
-async function exists(path: string): Promise<boolean> {
-  return stat(path).then(
-    () => true,
-    () => false,
-  );
 }

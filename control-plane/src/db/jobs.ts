@@ -8,8 +8,7 @@ import {
   type TaskKind,
   type TaskResult,
 } from "@frazil/contracts";
-import { decideJobEnd, type JobTally, summariseFailures } from "../domain/job-outcome.ts";
-import { JOB, type JobEvent, sources, target } from "../domain/lifecycles.ts";
+import { JOB, sources } from "../domain/lifecycles.ts";
 import type { NewPlan } from "./plans.ts";
 import type { Sql } from "./pool.ts";
 import { asTaskResult, type ResultRow } from "./results.ts";
@@ -230,95 +229,6 @@ export async function findJobByKey(sql: Sql, workspaceId: string, key: string): 
     values: [workspaceId, key],
   });
   return rows[0];
-}
-
-export interface Tally {
-  readonly jobId: string;
-  readonly succeeded: number;
-  readonly failed: number;
-  readonly cancelled: number;
-  readonly splitsDone: number;
-  readonly added: number;
-  /** Attempts may have left something in storage. */
-  readonly leftovers: boolean;
-}
-
-/** What is known of a job when it was locked. */
-export type LockedJob = Pick<
-  JobRow,
-  | "id"
-  | "status"
-  | "cluster_id"
-  | "splits_open"
-  | "tasks_total"
-  | "tasks_succeeded"
-  | "tasks_failed"
-  | "tasks_cancelled"
->;
-
-/**
- * Adds to the counts of a locked job, and ends it if nothing of it is open then. Call it once per job and transaction. Idempotent: a job that ended stays as
- * it is.
- */
-export async function tallyJob(sql: Sql, job: LockedJob, tally: Tally): Promise<JobRow> {
-  const counts: JobTally = {
-    splitsOpen: job.splits_open - tally.splitsDone,
-    total: job.tasks_total + tally.added,
-    succeeded: job.tasks_succeeded + tally.succeeded,
-    failed: job.tasks_failed + tally.failed,
-    cancelled: job.tasks_cancelled + tally.cancelled,
-  };
-  const end = decideJobEnd(counts);
-  if (end === undefined || !sources(JOB, end).includes(job.status)) return addCounts(sql, tally);
-  const error = counts.failed > 0 ? summariseFailures(counts, await firstFailure(sql, job.id)) : null;
-  return endJob(sql, tally, end, error);
-}
-
-const COUNTED = `tasks_succeeded = tasks_succeeded + $2, tasks_failed = tasks_failed + $3, tasks_cancelled = tasks_cancelled + $4,
-  splits_open = splits_open - $5, tasks_total = tasks_total + $6, leftovers = leftovers OR $7, revision = revision + 1`;
-const countedValues = (tally: Tally) => [
-  tally.jobId,
-  tally.succeeded,
-  tally.failed,
-  tally.cancelled,
-  tally.splitsDone,
-  tally.added,
-  tally.leftovers,
-];
-
-async function addCounts(sql: Sql, tally: Tally): Promise<JobRow> {
-  const rows = await sql.query<JobRow>({
-    name: "tally-job",
-    text: `UPDATE jobs SET ${COUNTED} WHERE id = $1 RETURNING *`,
-    values: countedValues(tally),
-  });
-  return rows[0] as JobRow;
-}
-
-/** Attempts that were ended with their job have ended by then; one that says so later has the job swept again. */
-export const SWEEP_AFTER_SECONDS = 1;
-
-async function endJob(sql: Sql, tally: Tally, end: JobEvent, error: ErrorInfo | null): Promise<JobRow> {
-  const rows = await sql.query<JobRow>({
-    name: "end-job",
-    text: `WITH done AS (
-        UPDATE jobs SET ${COUNTED}, status = $8, phase = NULL, error = CASE WHEN $8 = 'failed' THEN coalesce($9, error) END, finished_at = now(),
-          sweep_due_at = CASE WHEN leftovers OR $7 THEN now() + make_interval(secs => $11) END
-        WHERE id = $1 RETURNING *
-      ), event AS (INSERT INTO events (workspace_id, job_id, event) SELECT workspace_id, id, $10 FROM done)
-      , busy AS (UPDATE clusters SET busy_at = now() FROM done WHERE clusters.id = done.cluster_id)
-      SELECT * FROM done`,
-    values: [...countedValues(tally), target(JOB, end), error, end, SWEEP_AFTER_SECONDS],
-  });
-  return rows[0] as JobRow;
-}
-
-async function firstFailure(sql: Sql, jobId: string): Promise<ErrorInfo | null> {
-  const rows = await sql.query<{ error: ErrorInfo }>({
-    text: "SELECT error FROM tasks WHERE job_id = $1 AND status = 'failed' ORDER BY ordinal LIMIT 1",
-    values: [jobId],
-  });
-  return rows[0]?.error ?? null;
 }
 
 export async function placeJob(sql: Sql, jobId: string, clusterId: string): Promise<boolean> {

@@ -1,6 +1,6 @@
 import type { ErrorInfo, Manifest, TaskKind } from "@frazil/contracts";
 import { sources, TASK, target } from "../domain/lifecycles.ts";
-import type { LockedJob } from "./jobs.ts";
+import type { LockedJob } from "./job-ends.ts";
 import type { Sql } from "./pool.ts";
 
 export interface AttemptKey {

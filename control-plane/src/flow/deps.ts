@@ -11,8 +11,9 @@ import type { Templates } from "./templates.ts";
 
 export type { ClusterRow, ConnectedNode, Heartbeat, NodeRow } from "../db/clusters.ts";
 export type { PrismaClient as Prisma } from "../db/generated/client.ts";
+export type { LockedJob } from "../db/job-ends.ts";
 export type { StopBatch } from "../db/job-tasks.ts";
-export type { JobReading, JobRow, LockedJob } from "../db/jobs.ts";
+export type { JobReading, JobRow } from "../db/jobs.ts";
 export type { Allowance, Leasable, LeasedTask, Progress } from "../db/leasing.ts";
 export type { NewPlan } from "../db/plans.ts";
 export type { NewResult } from "../db/results.ts";

@@ -1,8 +1,11 @@
 import type { TaskTimes } from "@frazil/contracts";
 import { type GivenRun, isAheadLate, splitAhead } from "../domain/ahead.ts";
-import { attemptOf, CLAIM_KEY, type HeldRun, type LinkState } from "./links.ts";
+import type { Deps } from "./deps.ts";
+import { attemptOf, CLAIM_KEY, type HeldRun, type LinkState, type Links } from "./links.ts";
 
 const ATTEMPTS_PER_MESSAGE_MAX = 500;
+/** Jobs that were cancelled lately: a lease that was being written just then is called back too. */
+const CANCELS_KEPT_MAX = 1_000;
 
 export function givenRuns(times: TaskTimes, held: ReadonlyMap<string, HeldRun>) {
   const now = performance.now();
@@ -23,4 +26,25 @@ export function recallLate(times: TaskTimes, { link, held }: LinkState, patience
   const attempts = [...held].flatMap(([key, run]) => (late.has(run) && key !== CLAIM_KEY ? [attemptOf(key)] : []));
   for (let at = 0; at < attempts.length; at += ATTEMPTS_PER_MESSAGE_MAX)
     link.send({ type: "recall", tasks: attempts.slice(at, at + ATTEMPTS_PER_MESSAGE_MAX) });
+}
+
+interface CallingBack {
+  readonly deps: Pick<Deps, "db" | "pool">;
+  readonly links: Links;
+  readonly cancelled: Set<string>;
+}
+
+/** Attempts of this job were ended: the nodes stop those that they have. */
+export async function callBackEnded({ deps, links, cancelled }: CallingBack, jobId: string): Promise<void> {
+  cancelled.add(jobId);
+  if (cancelled.size > CANCELS_KEPT_MAX) cancelled.delete(cancelled.keys().next().value as string);
+  const held = [...(links.byJob.get(jobId)?.keys() ?? [])].flatMap(({ link, held }) =>
+    [...held].flatMap(([key, run]) => (run.jobId === jobId ? [{ ...attemptOf(key), nodeId: link.nodeId }] : [])),
+  );
+  const ended = await deps.db.leasing.findEnded(deps.pool, held);
+  for (const [nodeId, ofNode] of Map.groupBy(ended, (one) => one.nodeId)) {
+    const refs = ofNode.map(({ taskId, attempt }) => ({ taskId, attempt }));
+    for (let at = 0; at < refs.length; at += ATTEMPTS_PER_MESSAGE_MAX)
+      links.byNode.get(nodeId)?.link.send({ type: "cancel", tasks: refs.slice(at, at + ATTEMPTS_PER_MESSAGE_MAX) });
+  }
 }

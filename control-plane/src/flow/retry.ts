@@ -51,7 +51,7 @@ export async function retryJob(deps: Deps, { workspaceId, user, jobId, idempoten
       made.id,
       Array.from({ length: open.splits + open.tasks }, () => mintId("task")),
     );
-    return deps.db.jobs.tallyJob(sql, made, {
+    return deps.db.jobEnds.tallyJob(sql, made, {
       jobId: made.id,
       ...NOTHING_COUNTED,
       splitsDone: -open.splits,

@@ -135,7 +135,7 @@ async function settleJob(
     (keys ?? []).map((key) => ({ id: mintId("task"), parent: outcome.task, ...key })),
   );
   const [counted] = await Promise.all([
-    deps.db.jobs.tallyJob(sql, job, tally),
+    deps.db.jobEnds.tallyJob(sql, job, tally),
     keys.length === 0 ? undefined : deps.db.jobTasks.insertKeyTasks(sql, job.id, keys),
   ]);
   return counted;
@@ -182,7 +182,7 @@ export async function settleSingle(deps: SettleDeps, nodeId: string, message: Fi
   const { taskId, attempt, outcome, usage } = message;
   if (outcome.kind !== "succeeded") return false;
   const kept = { result: outcome.result, head: headOf(outcome.head) };
-  const job = await deps.db.single.finishSingle(deps.pool, { ...kept, taskId, attempt, nodeId, usage });
+  const job = await deps.db.jobEnds.finishSingle(deps.pool, { ...kept, taskId, attempt, nodeId, usage });
   if (job === undefined) return false;
   const task = { id: taskId, job_id: job.id, ordinal: 0, attempt };
   announceSettled(deps, { ...NOTHING_SETTLED, jobs: [job], results: [{ task, ...kept }] });
@@ -311,7 +311,7 @@ async function stopBatch(deps: SettleDeps, sql: Sql, batch: StopBatch) {
   // Behind these the next batch begins: it need not walk past what this one ended.
   const next = last === null ? batch.from : last + 1;
   if (ended === 0) return { settled: NOTHING_SETTLED, found, next };
-  const counted = await deps.db.jobs.tallyJob(sql, job, {
+  const counted = await deps.db.jobEnds.tallyJob(sql, job, {
     jobId: job.id,
     ...NOTHING_COUNTED,
     failed: isFailing ? ended : 0,
@@ -333,7 +333,7 @@ async function stopBatch(deps: SettleDeps, sql: Sql, batch: StopBatch) {
 export async function finish(deps: SettleDeps, jobId: string): Promise<void> {
   const job = await deps.pool.transact(async (sql) => {
     const row = await deps.db.jobs.lockJob(sql, jobId);
-    return row === undefined ? undefined : deps.db.jobs.tallyJob(sql, row, { jobId, ...NOTHING_COUNTED });
+    return row === undefined ? undefined : deps.db.jobEnds.tallyJob(sql, row, { jobId, ...NOTHING_COUNTED });
   });
   if (job !== undefined) announceSettled(deps, { ...NOTHING_SETTLED, jobs: [job] });
 }

@@ -1,5 +1,6 @@
 import { createHash, randomBytes } from "node:crypto";
-import { access, mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Logger } from "pino";
 import { z } from "zod";
@@ -181,7 +182,7 @@ async function readPointer(envsDir: string, key: string): Promise<EngineEnvironm
   if (pointer === undefined) return undefined;
   const environment = { key, python: join(envsDir, pointer.directory, "bin", "python") };
   // An interpreter that was upgraded or removed leaves a link to nothing.
-  if (!(await exists(environment.python))) return undefined;
+  if (!existsSync(environment.python)) return undefined;
   await utimes(file, new Date(), new Date()).catch(() => {});
   return environment;
 }
@@ -264,16 +265,9 @@ async function findLastUsed(envsDir: string, requirementsHash: string): Promise<
     const pointer = Pointer.safeParse(parseJson(await readFile(join(envsDir, name), "utf8").catch(() => ""))).data;
     if (pointer === undefined || pointer.requirementsHash !== requirementsHash || pointer.packages.length > 0) continue;
     const python = join(envsDir, pointer.directory, "bin", "python");
-    if (await exists(python)) return { key: name.slice(0, -".json".length), python };
+    if (existsSync(python)) return { key: name.slice(0, -".json".length), python };
   }
   return undefined;
-}
-
-async function exists(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  );
 }
 
 async function removeAbandoned(envsDir: string): Promise<void> {

@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { chmod, cp, lstat, mkdir, readdir, readFile, rename, rm, stat, symlink } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, extname, join, relative } from "node:path";
@@ -19,7 +19,7 @@ export async function prepareBinaries(account: Account, copiesDir: string): Prom
   if ((await makeSymlinks(native)) && (await canRunBinaries(account, native))) return native;
 
   const copy = join(copiesDir, `postgres-${readVersion(packageDir)}`);
-  if (!(await exists(copy))) await copyBinaries(native, copy);
+  if (!existsSync(copy)) await copyBinaries(native, copy);
   if (await canRunBinaries(account, copy)) return copy;
   throw new Error(
     `the user that Postgres runs as (uid ${account?.uid ?? process.getuid?.()}) cannot run the binaries in ${copy}`,
@@ -52,7 +52,7 @@ async function makeSymlinks(native: string): Promise<boolean> {
       await symlink(destination, link);
     } catch (error) {
       const code = (error as NodeJS.ErrnoException).code;
-      if (code !== "EEXIST" && !(await exists(link))) return false;
+      if (code !== "EEXIST" && !existsSync(link)) return false;
     }
   }
   return true;
@@ -68,7 +68,7 @@ async function copyBinaries(native: string, copy: string): Promise<void> {
     if (!(await makeSymlinks(draft))) throw new Error(`could not make the symlinks of Postgres in ${draft}`);
     await openForReading(draft);
     await rename(draft, copy).catch(async (error) => {
-      if (!(await exists(copy))) throw error;
+      if (!existsSync(copy)) throw error;
     });
   } finally {
     await rm(dirname(draft), { recursive: true, force: true });
@@ -82,11 +82,4 @@ async function openForReading(path: string): Promise<void> {
   const isExecutable = names !== undefined || (mode & 0o100) !== 0;
   await chmod(path, mode | (isExecutable ? ENTER_BY_ALL : READ_BY_ALL));
   for (const name of names ?? []) await openForReading(join(path, name));
-}
-
-async function exists(path: string): Promise<boolean> {
-  return stat(path).then(
-    () => true,
-    () => false,
-  );
 }
