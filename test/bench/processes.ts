@@ -67,20 +67,24 @@ export interface CpuMeter {
   read(): Record<string, number>;
 }
 
-/** Meters a tree of processes, and others under names of their own. */
+/**
+ * Meters a tree of processes, and others under names of their own. The time of a process that ends goes to its parent, so that the sum over a tree is right
+ * whoever ends meanwhile: a database connection that was busy before and is closed now adds nothing.
+ */
 export function startCpuMeter(rootPid: number, others: Readonly<Record<string, number>> = {}): CpuMeter {
-  const look = () => [
-    ...treeOf(rootPid).map((one) => ({ ...one, role: roleOf(one) })),
-    ...Object.entries(others).flatMap(([role, pid]) => treeOf(pid).map((one) => ({ ...one, role }))),
-  ];
-  const before = new Map(look().map((one) => [one.pid, one.cpuSeconds]));
+  const look = () => {
+    const byRole: Record<string, number> = {};
+    const add = (role: string, { cpuSeconds }: ProcessInfo) => {
+      byRole[role] = (byRole[role] ?? 0) + cpuSeconds;
+    };
+    for (const one of treeOf(rootPid)) add(roleOf(one), one);
+    for (const [role, pid] of Object.entries(others)) for (const one of treeOf(pid)) add(role, one);
+    return byRole;
+  };
+  const before = look();
   return {
-    read() {
-      const byRole: Record<string, number> = {};
-      for (const { pid, role, cpuSeconds } of look())
-        byRole[role] = (byRole[role] ?? 0) + cpuSeconds - (before.get(pid) ?? 0);
-      return byRole;
-    },
+    read: () =>
+      Object.fromEntries(Object.entries(look()).map(([role, seconds]) => [role, seconds - (before[role] ?? 0)])),
   };
 }
 
