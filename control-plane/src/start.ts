@@ -85,6 +85,7 @@ export async function startControlPlane(config: Config, clouds: readonly Cloud[]
     heard: makeHeard(flow),
     metrics: makeMetrics(flow),
   };
+  await db.clusters.hurryClusters(pool);
   const { server, port } = await listen(makeApp(deps), config);
   settings.address = config.publicAddress ?? `http://${config.host}:${port}`;
   const sockets = serveAgentSockets(deps, server);

@@ -55,6 +55,20 @@ describe("a node that is lost", () => {
     await other.disconnect();
   });
 
+  it("is replaced by a control plane that just started, whenever the next look was due", async () => {
+    const warm = await test.warmCluster();
+    test.cloud.lose(warm.node.id);
+    await warm.node.disconnect();
+    await test.sql("UPDATE clusters SET due_at = now() + interval '4 minutes' WHERE id = $1", [warm.clusterId]);
+    const started = await startTestControlPlane({ beside: test });
+    try {
+      const other = await startFakeNode(await test.cloud.orderOf(warm.clusterId, 1));
+      await other.disconnect();
+    } finally {
+      await started.close();
+    }
+  });
+
   it("leaves a publishing that another node finishes from the manifest", async () => {
     const warm = await test.warmCluster();
     const { job, task } = await warm.submitAndTake({ output: { destination: "/data/out", format: "parquet" } });
