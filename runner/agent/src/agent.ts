@@ -7,6 +7,7 @@ import { attemptKey } from "./lease-queue.ts";
 import { createLogs } from "./logs.ts";
 import { holding, type Node } from "./node.ts";
 import { createOutbox } from "./outbox.ts";
+import { outcomeOfRefusal } from "./outcomes.ts";
 import { createPlans } from "./plans.ts";
 import { createProgress } from "./progress.ts";
 import { receive } from "./receive.ts";
@@ -63,6 +64,9 @@ export function startAgent(deps: AgentDeps): Agent {
       holding: () => holding(node),
       heartbeat: () => heartbeat(node),
       onMessage: (message) => receive(node, message),
+      onRefused(message, error) {
+        if (message.type === "finished") node.runDeps.outbox.replace({ ...message, outcome: outcomeOfRefusal(error) });
+      },
       onEnd: ending.resolve,
     }),
     held: new Map(),

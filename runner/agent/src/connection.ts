@@ -11,7 +11,7 @@ import {
 import type { Logger } from "pino";
 import { WebSocket } from "ws";
 import { backoffMs } from "./backoff.ts";
-import type { ControlPlaneApi } from "./control-plane-api.ts";
+import { type ControlPlaneApi, RefusedError } from "./control-plane-api.ts";
 import { parseJson } from "./json.ts";
 
 const RECONNECT_BASE_MS = 100;
@@ -38,6 +38,8 @@ export interface ConnectionDeps {
   holding(): AttemptRef[];
   heartbeat(): FromNode;
   onMessage(message: ToNode): void;
+  /** The control plane does not take this message, now or later. */
+  onRefused(message: FromNode, error: RefusedError): void;
   /** The node is no longer wanted, or can't reach anyone: it must end. */
   onEnd(end: ConnectionEnd): void;
 }
@@ -174,8 +176,11 @@ function transmit(state: State, message: FromNode): void {
     (answers) => {
       for (const answer of answers) receive(state, answer);
     },
-    (error) =>
-      state.deps.log.warn({ type: message.type, error: (error as Error).message }, "large message not sent yet"),
+    (error: Error) => {
+      state.deps.log.warn({ type: message.type, error: error.message }, "large message not sent yet");
+      if (error instanceof RefusedError && error.final && !REFUSING_STATUSES.has(error.status))
+        state.deps.onRefused(message, error);
+    },
   );
 }
 

@@ -39,6 +39,8 @@ export interface EngineProcess {
   readonly root: TreeRoot;
   /** Who hears of this engine. Changes with each run. */
   events: EngineEvents;
+  /** Told once, as soon as the process has ended: last words may still come. */
+  onExit(): void;
   /** Told once, after `events.onEnd`. */
   onGone(): void;
   send(message: ToEngine, body?: Uint8Array): void;
@@ -82,6 +84,7 @@ function attach(child: ChildProcess, root: TreeRoot, events: EngineEvents): Engi
   const engine: EngineProcess = {
     root,
     events,
+    onExit() {},
     onGone() {},
     send(message, body) {
       if (input.writable) input.write(encodeFrame(message, body));
@@ -108,6 +111,7 @@ function attach(child: ChildProcess, root: TreeRoot, events: EngineEvents): Engi
     [output, stdout, stderr].map((stream) => new Promise((done) => stream.once("close", done))),
   );
   child.once("exit", async (exitCode, signal) => {
+    engine.onExit();
     // What it started may still run, and may hold its pipes.
     engine.kill();
     await within(ended, LAST_WORDS_WITHIN_MS);

@@ -182,6 +182,9 @@ async function startAndAdd(state: State, order: StartOrder, workspaceId: string 
     runsCleared: 0,
   };
   state.engines.add(engine);
+  engine.process.onExit = () => {
+    engine.state = "ended";
+  };
   engine.process.onGone = () => forget(state, engine);
   if (state.closed) engine.process.kill();
   await engine.ready;
@@ -254,7 +257,11 @@ function evict(state: State): void {
     threadShareBytes: (size.memoryMiB * MIB) / size.slots,
     idleMs: config.engineIdleMs,
   };
-  for (const engine of chooseEvictions(state.engines, limits, Date.now())) engine.process.kill();
+  for (const engine of chooseEvictions(state.engines, limits, Date.now())) {
+    // It ends in a moment; until then nobody may be given it.
+    engine.state = "ended";
+    engine.process.kill();
+  }
 }
 
 /** Its process has ended: what it left behind is removed. */

@@ -98,8 +98,8 @@ function endWith(agent: Agent, log: Logger): void {
   let asked = false;
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.on(signal, () => {
-      // Asked twice: now.
-      if (asked) process.exit(EXIT_CODES.drained);
+      // A person who asks twice means now. A cloud asks again and again until the node is gone.
+      if (asked && signal === "SIGINT") process.exit(EXIT_CODES.drained);
       asked = true;
       log.info({ signal }, "asked to end");
       agent.drain();

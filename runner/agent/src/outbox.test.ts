@@ -53,6 +53,26 @@ test("without a connection an outcome is written down, sent when there is one, a
   expect(disk.size).toBe(0);
 });
 
+test("an outcome that was refused is replaced, on disk too", async () => {
+  const refused = finished("task_1");
+  const instead: FinishedMessage = {
+    ...refused,
+    outcome: { kind: "failed", error: { code: "limit_exceeded", message: "too large" }, retryable: false },
+  };
+  outbox.finished(refused);
+  await vi.advanceTimersByTimeAsync(500);
+  outbox.replace(instead);
+  await vi.advanceTimersByTimeAsync(0);
+  expect(sent).toEqual([refused, instead]);
+  expect([...disk.values()]).toEqual([instead]);
+  outbox.settle({ taskId: "task_1", attempt: 1 });
+  await vi.advanceTimersByTimeAsync(0);
+  expect(disk.size).toBe(0);
+  // Its answer came meanwhile: there is nothing to replace.
+  outbox.replace(instead);
+  expect(sent).toHaveLength(2);
+});
+
 test("what is not answered on a working connection is said again, ever more rarely", async () => {
   outbox.staged({ type: "staged", taskId: "task_1", attempt: 1, manifest: {} });
   await vi.advanceTimersByTimeAsync(60_000);

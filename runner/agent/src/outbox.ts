@@ -29,6 +29,8 @@ interface Entry {
 export interface Outbox {
   staged(message: StagedMessage): void;
   finished(message: FinishedMessage): void;
+  /** The attempt's outcome was refused: this goes out in its place. */
+  replace(message: FinishedMessage): void;
   /** The control plane has answered for this attempt. */
   settle(ref: AttemptRef): void;
   /** A hint for those who watch, told after a moment: not of attempts that are over by then. */
@@ -93,7 +95,11 @@ export function createOutbox(deps: OutboxDeps, found: readonly FinishedMessage[]
   function save(key: string, entry: Entry): void {
     // What is only staged lives and dies with its engine, and so with this agent.
     if (entry.message.type !== "finished") return;
-    entry.saved = deps.spool.save(key, entry.message).catch((error) => {
+    entry.saved = keepOnDisk(key, entry.message);
+  }
+
+  function keepOnDisk(key: string, message: FinishedMessage): Promise<void> {
+    return deps.spool.save(key, message).catch((error) => {
       deps.log.error({ error: (error as Error).message }, "an outcome could not be kept on disk");
     });
   }
@@ -109,6 +115,15 @@ export function createOutbox(deps: OutboxDeps, found: readonly FinishedMessage[]
   return {
     staged: add,
     finished: add,
+    replace(message) {
+      const key = attemptKey(message);
+      const entry = entries.get(key);
+      if (entry === undefined) return;
+      entry.message = message;
+      const before = entry.saved;
+      if (before !== undefined) entry.saved = before.then(() => keepOnDisk(key, message));
+      send(entry);
+    },
     settle(ref) {
       const key = attemptKey(ref);
       const entry = entries.get(key);

@@ -14,30 +14,49 @@ export type Stop =
   | { readonly kind: "draining" };
 
 const MIB = 1024 * 1024;
+const toMib = (bytes: number) => Math.round(bytes / MIB);
 
 export function failed(error: ErrorInfo, retryable: boolean): Outcome {
   return { kind: "failed", error: { ...error, message: error.message.slice(0, ERROR_MESSAGE_CHARS_MAX) }, retryable };
 }
 
-/** What becomes of a task whose engine is gone without an answer. */
-export function outcomeOfEnd(end: EngineEnd, stop: Stop | undefined): Outcome {
-  return stop === undefined ? outcomeOfLoss(end) : outcomeOfStop(stop);
+/** What becomes of a task whose engine is gone without an answer. `together`: so many keys were open in it, and any of them may be to blame. */
+export function outcomeOfEnd(end: EngineEnd, stop: Stop | undefined, together = 1): Outcome {
+  if (stop === undefined) return outcomeOfLoss(end);
+  const excess = together > 1 ? excessOf(stop) : undefined;
+  if (excess === undefined) return outcomeOfStop(stop);
+  const message = `${together} keys that ran together ${excess}.`;
+  return failed(
+    { code: "engine_lost", message, hint: "Each is tried again in a smaller run, at last by itself." },
+    true,
+  );
+}
+
+function excessOf(stop: Stop): string | undefined {
+  switch (stop.kind) {
+    case "out_of_memory":
+      return `used ${toMib(stop.usedBytes)} MiB of memory; the limit is ${toMib(stop.limitBytes)} MiB`;
+    case "timed_out":
+      return `had no answer for ${stop.timeoutMs / 1000} s, the limit`;
+    case "too_many_processes":
+      return `ran ${stop.processes} processes at once; the limit is ${stop.limit}`;
+    case "cancelled":
+    case "draining":
+      return undefined;
+  }
 }
 
 function outcomeOfStop(stop: Stop): Outcome {
   switch (stop.kind) {
-    case "out_of_memory": {
-      const used = Math.round(stop.usedBytes / MIB);
-      const limit = Math.round(stop.limitBytes / MIB);
+    case "out_of_memory":
       return failed(
         {
           code: "out_of_memory",
-          message: `The task used ${used} MiB of memory; its limit is ${limit} MiB.`,
+          message: `The task used ${toMib(stop.usedBytes)} MiB of memory; its limit is ${toMib(stop.limitBytes)} MiB.`,
           hint: 'Ask for more memory in the compute context, use engine="streaming", or partition the query.',
         },
         false,
       );
-    }
     case "timed_out":
       return failed(
         {
@@ -108,4 +127,20 @@ export function outcomeOfFailedStart(error: unknown): Outcome {
     return failed({ code: "internal", message: `The node could not get the plan: ${message}` }, true);
   }
   return failed({ code: "unavailable", message: `The node could not prepare the task: ${message}` }, true);
+}
+
+const TOO_LARGE = 413;
+
+/** What becomes of a task whose answer the control plane does not take, now or later. */
+export function outcomeOfRefusal(error: RefusedError): Outcome {
+  if (error.status !== TOO_LARGE)
+    return failed({ code: "internal", message: `The task's answer was not taken: ${error.message}` }, false);
+  return failed(
+    {
+      code: "limit_exceeded",
+      message: "The task's answer is larger than the control plane takes: it found too many keys, or too long ones.",
+      hint: "Choose a coarser key, or one with shorter values.",
+    },
+    false,
+  );
 }

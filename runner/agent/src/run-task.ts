@@ -177,7 +177,7 @@ function converse(deps: RunDeps, run: ActiveRun, engine: Engine, plans: PlansByT
         hear(deps, run, engine, watch, message, body);
         if (!("usage" in message)) return;
         if (!hasWork(run)) finish();
-        else if (isMany(run)) deadline.refresh();
+        else deadline.refresh();
       },
       onOutput(stream, chunk) {
         const task = firstListening(run);
@@ -186,8 +186,10 @@ function converse(deps: RunDeps, run: ActiveRun, engine: Engine, plans: PlansByT
       onEnd(end) {
         over();
         const again = unbegun(run);
-        for (const task of openTasks(run))
-          if (!again.includes(task)) answer(deps, run, task, outcomeOfLost(task, end, run.stopped), usageOfLost(watch));
+        const lost = openTasks(run).filter((task) => !again.includes(task));
+        const together = lost.filter((task) => task.status === "open").length;
+        for (const task of lost)
+          answer(deps, run, task, outcomeOfLost(task, end, run.stopped, together), usageOfLost(watch));
         resolve(again);
       },
     };
@@ -332,9 +334,9 @@ function answer(deps: AnswerDeps, run: ActiveRun, task: TaskState, outcome: Outc
 }
 
 /** What is staged is safe: another engine can finish its publishing, so that the end of this one is not its failure. */
-function outcomeOfLost(task: TaskState, end: EngineEnd, stop: Stop | undefined): Outcome {
+function outcomeOfLost(task: TaskState, end: EngineEnd, stop: Stop | undefined, together: number): Outcome {
   const own = stop?.kind === "cancelled" || stop?.kind === "draining";
-  return outcomeOfEnd(end, task.status === "open" || own ? stop : undefined);
+  return outcomeOfEnd(end, task.status === "open" || own ? stop : undefined, together);
 }
 
 function usageOfLost(watch: Watch): NodeUsage {

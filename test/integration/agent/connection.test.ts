@@ -183,7 +183,21 @@ test("asked to end, the agent gives back what does not finish within the bound",
   expect(enginesOf(nodeDir)).toEqual([]);
 });
 
-test("asked twice, the agent ends at once and leaves no engine", async () => {
+test("asked again and again by its cloud, the agent still lets running tasks finish", async () => {
+  const gate = join(nodeDir, "gate");
+  const agent = await startNode();
+  const leased = send([["wait-for", gate]]);
+  await started(leased.taskId);
+  agent.child.kill("SIGTERM");
+  await until("it drains", () => agent.output().includes("draining"));
+  agent.child.kill("SIGTERM");
+  await until("it was asked again", () => agent.output().split("asked to end").length === 3);
+  writeFileSync(gate, "");
+  expect((await outcome(leased.taskId)).outcome.kind).toBe("succeeded");
+  expect(await agent.exited).toBe(0);
+});
+
+test("asked twice by a person, the agent ends at once and leaves no engine", async () => {
   const agent = await startNode();
   await started(send([["spin", null]]).taskId);
   agent.child.kill("SIGINT");

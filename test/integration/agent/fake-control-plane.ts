@@ -34,6 +34,8 @@ export interface FakeControlPlane {
   accepting: boolean;
   /** Status with which connections are refused; 0 for none. */
   refuseWith: number;
+  /** Status with which messages by HTTP are refused; 0 for none. */
+  refuseLargeWith: number;
   /** False: heartbeats are heard and not answered. */
   beating: boolean;
   lost: { taskId: string; attempt: number }[];
@@ -68,6 +70,7 @@ export async function startFakeControlPlane(): Promise<FakeControlPlane> {
     acknowledging: true,
     accepting: true,
     refuseWith: 0,
+    refuseLargeWith: 0,
     beating: true,
     lost: [],
     onStaged: "publish",
@@ -146,6 +149,7 @@ async function route(plane: FakeControlPlane, request: IncomingMessage, response
     return answer(204);
   }
   if (path === "/v1/agent/messages") {
+    if (plane.refuseLargeWith !== 0) return answer(plane.refuseLargeWith);
     return answer(200, {
       messages: body.messages.flatMap((message: unknown) => answersTo(plane, FromNode.parse(message))),
     });

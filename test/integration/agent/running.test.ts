@@ -169,6 +169,15 @@ test("leases and plans that are too large for a message are fetched, and large o
   expect(plane.largestFrameBytes).toBeLessThan(64 * 1024);
 });
 
+test("an answer that is too large for the control plane is a failure that says so, and not sent for ever", async () => {
+  await startNode();
+  plane.refuseLargeWith = 413;
+  const { taskId, outcome: found } = await run([["head", 100_000]]);
+  expect(found).toMatchObject({ kind: "failed", error: { code: "limit_exceeded" }, retryable: false });
+  await run([]);
+  expect(plane.heard.filter((message) => message.type === "finished" && message.taskId === taskId)).toHaveLength(1);
+});
+
 test("a staged output is published when the control plane says so, and abandoned when it does", async () => {
   await startNode();
   const published = await run([["stage", 41]]);
