@@ -5,9 +5,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from fake_clock import Clock
 from fake_server import TOKEN, FakeServer
 
 import frazil as pc
+from frazil import _events, _http
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +30,15 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServ
     monkeypatch.setenv("FRAZIL_TOKEN", TOKEN)
     yield fake
     fake.close()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock by which the client counts how long it tries again."""
+    fake = Clock()
+    for module in (_events, _http):
+        monkeypatch.setattr(module, "time", fake)
+    return fake
 
 
 @pytest.fixture

@@ -135,12 +135,21 @@ class Jobs:
             if keys is None:
                 job.add_task(lf, frame, None)
                 continue
-            split = fake_engine.split_keys(lf, keys)
-            most = job.spec["partitionBy"].get("maxKeys", 10_000)
-            if len(split) > most:
-                raise ValueError(f"{len(split)} keys, and at most {most} are allowed: raise max_keys")
+            try:
+                split = self.split(job, lf, keys)
+            except Exception as error:  # A failed split is one failed task; the other frames go on.
+                job.add_task(lf, frame, None)
+                job.tasks[-1].update(status="failed", error={"code": "invalid_key", "message": str(error)})
+                continue
             for key, part in split:
                 job.add_task(part, frame, key)
+
+    def split(self, job: Job, lf: Any, keys: list[dict[str, Any]]) -> list[tuple[dict[str, str | None], Any]]:
+        split = fake_engine.split_keys(lf, keys)
+        most = job.spec["partitionBy"].get("maxKeys", 10_000)
+        if len(split) > most:
+            raise ValueError(f"{len(split)} keys, and at most {most} are allowed: raise max_keys")
+        return split
 
     def run_task(self, job: Job, task: dict[str, Any]) -> None:
         parts = [] if task["frame"] is None else [f"frame={task['frame']}"]
@@ -169,12 +178,19 @@ class Jobs:
         self.update(job)
 
     def settle(self, job: Job) -> None:
-        failed = [task for task in job.tasks if task["status"] == "failed"]
-        if failed:
-            return self.finish(job, "failed", failed[0]["error"])
+        groups = self.failures(job)
+        if groups:
+            return self.finish(job, "failed", self.summary(job, groups))
         if job.wire["mode"] == "single":
             job.wire["result"] = job.tasks[0]["result"]
         return self.finish(job, "succeeded", None)
+
+    def summary(self, job: Job, groups: list[dict[str, Any]]) -> dict[str, Any]:
+        """The job's error: the task's where there is one, else the most common one in other words."""
+        error = max(groups, key=lambda group: group["count"])["error"]
+        failed, total = sum(group["count"] for group in groups), len(job.tasks)
+        message = f"{failed} of {total} tasks failed; one of them with: {error['message']}"
+        return error if total == 1 else {**error, "message": message}
 
     def finish(self, job: Job, status: str, error: dict[str, Any] | None) -> None:
         self.update(job, status=status, error=error, phase=None, finishedAt=now())

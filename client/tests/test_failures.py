@@ -12,9 +12,11 @@ from typing import Any
 
 import polars as pl
 import pytest
-from fake_server import FakeServer
+from fake_clock import Clock
+from fake_server import FakeServer, Handler, hang_up
 
 import frazil as pc
+from frazil import _http
 from frazil._remote_errors import failure_error, problem_error, reissue_warnings
 
 
@@ -206,6 +208,39 @@ def test_following_logs_yields_them_until_the_end(server: FakeServer) -> None:
     server.jobs.gate.set()
     assert list(lines) == []
     assert handle._job["status"] == "succeeded"
+
+
+def test_following_a_job_that_prints_nothing_outlives_a_broken_connection(server: FakeServer, clock: Clock) -> None:
+    server.jobs.gate.clear()
+    handle = pl.LazyFrame({"a": [1]}).remote().execute()
+    (job,) = server.submitted()
+
+    def beat_and_break(handler: Handler) -> bool:
+        if not handler.path.endswith("/events"):
+            return False
+        handler.send_response(200)
+        handler.send_header("transfer-encoding", "chunked")
+        handler.end_headers()
+        for _ in range(3):
+            clock.now += 15.0
+            handler.wfile.write(b"e\r\n: still here\n\n\r\n")
+        job.add_log(None, "at last")
+        server.jobs.gate.set()
+        return hang_up(handler)
+
+    server.faults += [beat_and_break] * 2  # The first one is for the page of lines that are there.
+    assert [line.text for line in handle.logs(follow=True)] == ["at last"]
+    assert [path.rsplit("/", 1)[1] for path in server.paths()[1:]] == ["logs", "events", job.id, "events"]
+
+
+def test_following_ends_when_connections_only_break(server: FakeServer, clock: Clock) -> None:
+    server.jobs.gate.clear()
+    handle = pl.LazyFrame({"a": [1]}).remote().execute()
+    started = clock.now
+    server.faults += [lambda handler: handler.path.endswith("/events") and hang_up(handler)] * 1000
+    with pytest.raises(pc.ServerUnreachable):
+        list(handle.logs(follow=True))
+    assert 0 < clock.now - started - _http.RETRY_SECONDS <= _http.BACKOFF_MAX_SECONDS
 
 
 def test_warnings_of_the_run_are_warnings_here(server: FakeServer) -> None:

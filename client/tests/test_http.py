@@ -7,11 +7,13 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
-from fake_server import TOKEN, UNAVAILABLE, FakeServer, hang_up, lose_answer, respond
+from fake_clock import Clock
+from fake_server import TOKEN, UNAVAILABLE, FakeServer, Handler, hang_up, lose_answer, respond
 
 import frazil as pc
 from frazil import _http
@@ -97,6 +99,45 @@ def test_retries_end(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(pc.Unavailable, match="starting"):
         LF.remote().collect()
     assert 2 <= len(server.requests) < 20
+
+
+def held(clock: Clock, seconds: float) -> Callable[[Handler], bool]:
+    """A fault: the server holds the answer back, and is gone after that time."""
+
+    def fault(handler: Handler) -> bool:
+        clock.now += seconds
+        return hang_up(handler)
+
+    return fault
+
+
+def test_the_time_that_an_answer_was_held_back_leaves_all_the_time_for_retries(
+    server: FakeServer, clock: Clock
+) -> None:
+    server.jobs.gate.clear()
+    handle = LF.remote().execute()
+    started = clock.now
+    server.faults += [held(clock, 45.0), *[hang_up] * 10]
+    server.jobs.gate.set()
+    assert handle.await_result().rows == 2
+    assert clock.now - started > 45.0
+
+
+def test_retries_end_in_time_however_long_an_answer_was_held_back(server: FakeServer, clock: Clock) -> None:
+    pc.jobs()
+    started = clock.now
+    server.faults += [held(clock, 45.0), *[hang_up] * 1000]
+    with pytest.raises(pc.ServerUnreachable):
+        pc.jobs()
+    spent_s = clock.now - started - 45.0
+    assert _http.RETRY_SECONDS - _http.BACKOFF_MAX_SECONDS <= spent_s <= _http.RETRY_SECONDS
+
+
+def test_an_address_that_never_answered_is_not_waited_for_twice(server: FakeServer, clock: Clock) -> None:
+    server.faults.append(held(clock, _http.CONNECT_TIMEOUT_SECONDS))
+    with pytest.raises(pc.ServerUnreachable):
+        pc.jobs()
+    assert len(server.requests) == 1
 
 
 def test_a_retry_whose_answer_is_lost_is_asked_for_again_and_made_once(server: FakeServer) -> None:

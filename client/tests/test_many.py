@@ -174,6 +174,35 @@ def test_partial_failure_raises_with_groups_and_keeps_the_others(server: FakeSer
     assert [group.count for group in again.groups] == [2, 1]
 
 
+def test_a_frame_that_can_not_be_split_leaves_the_results_of_the_others(server: FakeServer) -> None:
+    good, bad = pl.LazyFrame({"day": ["1", "2"]}), pl.LazyFrame({"a": [1]})
+    handle = pc.spawn_many([good, bad], partition_by="day")
+    with pytest.raises(pc.QueriesFailed, match="1 of 3 queries") as raised:
+        handle.await_result()
+    assert [(group.count, group.error.code) for group in raised.value.groups] == [(1, "invalid_key")]
+    assert [result.key for result in raised.value.results] == [{"day": "1"}, {"day": "2"}]
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_limit_that_a_query_exceeds_is_that_querys_failure(server: FakeServer, frames: int) -> None:
+    server.jobs.gate.clear()
+    handle = pc.spawn_many([pl.LazyFrame({"a": [1]})] * frames)
+    (job,) = server.submitted()
+    server.jobs.wait(job, 10, revision=2)
+    job.tasks[0].update(status="failed", error={"code": "limit_exceeded", "message": "600 processes at once"})
+    server.jobs.gate.set()
+    with pytest.raises(pc.QueriesFailed, match=f"1 of {frames} queries") as raised:
+        handle.await_result()
+    assert [group.frames for group in raised.value.groups] == [(0,)]
+    assert [result.frame for result in raised.value.results] == list(range(1, frames))
+
+
+def test_an_only_frame_that_can_not_be_split_is_the_jobs_own_error(server: FakeServer) -> None:
+    with pytest.raises(pc.QueryFailed) as raised:
+        pc.spawn_many([pl.LazyFrame({"a": [1]})], partition_by="day").await_result()
+    assert raised.value.code == "invalid_key"
+
+
 def test_the_rest_can_be_cancelled_at_the_first_failure(server: FakeServer) -> None:
     frames = [pl.LazyFrame({"a": [1]}).select("nope"), *[pl.LazyFrame({"a": [1]})] * 3]
     with pytest.raises(pc.QueriesFailed, match="3 were cancelled"):

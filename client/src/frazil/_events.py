@@ -21,12 +21,16 @@ EVENT_BYTES_MAX = 1024 * 1024
 
 
 def follow_logs(client: Client, job_id: str, after: str | None) -> Iterator[tuple[str, Any]]:
-    """Yields ("log", LogLine) for each line after `after`, and last of all ("end", Job). Reconnects where it was."""
-    attempt, lost_at = 0, time.monotonic()
+    """Yields ("log", LogLine) for each line after `after`, and last of all ("end", Job). Reconnects where it was.
+
+    Gives up when no connection has brought anything for `RETRY_SECONDS` since one broke. A heartbeat is something: the
+    server has nothing else to say while a job prints nothing.
+    """
+    attempt, lost_at = 0, None
     while True:
         try:
             for event, data in _events(client, job_id, after):
-                attempt, lost_at = 0, time.monotonic()
+                attempt, lost_at = 0, None
                 if event == "log":
                     after = data["id"]
                     yield "log", data
@@ -34,7 +38,9 @@ def follow_logs(client: Client, job_id: str, after: str | None) -> Iterator[tupl
                     yield "end", data
                     return
         except (ServerUnreachable, Unavailable):
-            if time.monotonic() - lost_at > RETRY_SECONDS:
+            now = time.monotonic()
+            lost_at = now if lost_at is None else lost_at
+            if now - lost_at > RETRY_SECONDS:
                 raise
         attempt += 1
         job = client.job(job_id)
@@ -58,7 +64,7 @@ def _events(client: Client, job_id: str, after: str | None) -> Iterator[tuple[st
 
 
 def parse_events(chunks: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
-    """(name, parsed data) of each event; comments are passed over."""
+    """(name, parsed data) of each event, and ("comment", None) for each comment."""
     buffer, name, data = b"", "message", []
     for chunk in chunks:
         buffer += chunk
@@ -67,7 +73,9 @@ def parse_events(chunks: Iterable[bytes]) -> Iterator[tuple[str, Any]]:
         *lines, buffer = buffer.split(b"\n")
         for raw in lines:
             line = raw.rstrip(b"\r").decode()
-            if line.startswith("event:"):
+            if line.startswith(":"):
+                yield "comment", None
+            elif line.startswith("event:"):
                 name = line[6:].strip()
             elif line.startswith("data:"):
                 data.append(line[5:].removeprefix(" "))

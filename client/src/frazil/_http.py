@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from frazil._config import Settings
 
 RETRY_SECONDS = 30.0
-"""How long one request is retried in all, when the server was there before."""
+"""How long one request is retried in all, from its first failure on, when the server was there before. The first try
+does not count: the server may hold the answer back on purpose, and a peer that is gone is noticed late."""
 FIRST_CONTACT_SECONDS = 0.5
-"""The same, while nothing has ever answered at the address: it is more likely wrong than restarting."""
+"""The same with the first try, while nothing has ever answered at the address: it is more likely wrong than restarting,
+and each try to connect may take long."""
 BACKOFF_FIRST_SECONDS = 0.05
 BACKOFF_MAX_SECONDS = 2.0
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -125,7 +127,7 @@ class Transport:
         target = self._target(path, query)
         headers = {**self._headers, **headers}
         timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS + wait_s)
-        started, attempt = time.monotonic(), 0
+        budget, attempt = _Budget(), 0
         while True:
             attempt += 1
             given = body() if callable(body) else body
@@ -133,7 +135,7 @@ class Transport:
             try:
                 response = self._send(method, target, given, headers, timeout)
             except urllib3.exceptions.HTTPError as error:
-                if not self._may_wait(started, delay_s):
+                if not budget.allows(delay_s, answered=self._answered):
                     raise self._unreachable(error) from error
             else:
                 self._answered = True
@@ -144,13 +146,9 @@ class Transport:
                 if response.status not in _RETRIED_STATUSES or known not in _RETRIED_CODES:
                     raise problem
                 delay_s = max(delay_s, _retry_after(response.headers))
-                if not self._may_wait(started, delay_s):
+                if not budget.allows(delay_s, answered=self._answered):
                     raise problem
             time.sleep(delay_s)
-
-    def _may_wait(self, started: float, delay_s: float) -> bool:
-        limit_s = RETRY_SECONDS if self._answered else FIRST_CONTACT_SECONDS
-        return time.monotonic() - started + delay_s < limit_s
 
     def _send(
         self,
@@ -234,6 +232,22 @@ class Transport:
             f"{self.address} could not be reached: {reason}",
             hint="check the address (FRAZIL_ADDRESS), the network, and any proxy in between",
         )
+
+
+class _Budget:
+    """The time in which one request is tried again. Begins with the request."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._failed: float | None = None
+
+    def allows(self, delay_s: float, *, answered: bool) -> bool:
+        """Whether a try that failed just now may be repeated after `delay_s`."""
+        now = time.monotonic()
+        if self._failed is None:
+            self._failed = now
+        since, limit_s = (self._failed, RETRY_SECONDS) if answered else (self._started, FIRST_CONTACT_SECONDS)
+        return now - since + delay_s < limit_s
 
 
 def backoff_seconds(attempt: int) -> float:

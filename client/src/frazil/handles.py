@@ -288,7 +288,7 @@ class InProgressQueriesRemote(RemoteJob):
         QueriesFailed
             Some failed; the error holds the failures, grouped, and the results of the others.
         QueryFailed
-            The input could not be split by its key, so that no query ran.
+            The only input could not be split by its key, so that no query ran.
         QueryCancelled
             The job was cancelled, and none had failed.
         AwaitTimeout
@@ -333,7 +333,7 @@ class InProgressQueriesRemote(RemoteJob):
             return results
         counts = job["counts"]
         # The job as a whole: it was cancelled, or its input could not be split by its key.
-        if counts["failed"] == 0 or _error_of(job)["code"] in _SPLIT_CODES:
+        if counts["failed"] == 0 or _is_unsplit(job):
             error = failure_error(_error_of(job), self.id)
             if isinstance(error, QueryCancelled):
                 error.results = results
@@ -356,6 +356,15 @@ def _queries_failed(job: Job, groups: list[FailureGroup], results: ManyResult) -
         job_id=job["id"],
         hint="this error's .results holds the results of the others; the handle's .retry() runs the failed ones again",
     )
+
+
+def _is_unsplit(job: Job) -> bool:
+    """Whether no query ran, because the job's only input could not be split.
+
+    An input that can't be split counts as one failed query, and those of the others run: only where it is the only one
+    is its error that of the job. The error of several carries the code of the most frequent failure.
+    """
+    return job["partitionBy"] is not None and job["counts"]["total"] <= 1 and _error_of(job)["code"] in _SPLIT_CODES
 
 
 def _error_of(job: Job) -> ErrorInfo:
