@@ -80,6 +80,26 @@ describe("send", () => {
     ]);
   });
 
+  it("has all of its time for retries after an answer that was held back on purpose", async () => {
+    let requests = 0;
+    const slow = createServer((_request, response) => {
+      requests += 1;
+      if (requests === 2) setTimeout(() => response.destroy(), 500);
+      else response.writeHead(200, { "content-type": "application/json" }).end("{}");
+    });
+    await new Promise<void>((resolve) => slow.listen(0, "127.0.0.1", resolve));
+    try {
+      const address = `http://127.0.0.1:${(slow.address() as AddressInfo).port}`;
+      const transport = openTransport({ address, token: TOKEN, source: "test" }, "test/1");
+      await transport.send({ method: "GET", path: "/v1/me" });
+      await transport.send({ method: "GET", path: "/v1/jobs/job_1/wait", heldMs: 20_000, retryMs: 400 });
+      expect(requests).toBe(3);
+    } finally {
+      slow.closeAllConnections();
+      slow.close();
+    }
+  });
+
   it("gives up after the time that it has", async () => {
     server.state.intercept = () => problemAnswer("unavailable", "down");
     const error = await failureOf(open().send({ method: "GET", path: "/v1/me", retryMs: 300 }));
