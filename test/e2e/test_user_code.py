@@ -145,6 +145,24 @@ def test_bad_code_fails_with_its_cause_and_alone(case: str) -> None:
     assert re.search(cause, error.detail), error.detail
 
 
+def test_only_the_key_that_uses_too_much_memory_fails() -> None:
+    def work(frame: pl.DataFrame) -> pl.DataFrame:
+        if "hungry" in frame["key"]:
+            leak()
+        return frame
+
+    query = pl.LazyFrame({"key": ["a", "hungry", "c"], "value": [1, 2, 3]}).map_batches(work)
+    job = pc.remote(query, pc.ComputeContext(cpus=2, memory=1)).partition_by("key").execute()
+    with pytest.raises(pc.QueriesFailed) as caught:
+        job.await_result(timeout=DEADLINE_SECONDS)
+    [group] = caught.value.groups
+    assert (group.error.code, group.count) == ("out_of_memory", 1)
+    assert {result.key["key"]: result.collect()["value"].to_list() for result in caught.value.results} == {
+        "a": [1],
+        "c": [3],
+    }
+
+
 def test_what_the_engine_says_is_not_written_into_a_file_of_the_code(tmp_path: Path) -> None:
     path = tmp_path / "mine"
     error = failure(put_a_file_in_their_place(str(path)))
