@@ -58,10 +58,21 @@ export async function submitOne(
   plan: Plan,
   body: Uint8Array,
 ): Promise<JobRow> {
+  const requestHash = createHash("sha256").update(body).digest();
+  return orFirst(deps, submitter, requestHash, () => acceptOne(deps, submitter, spec, plan, requestHash));
+}
+
+async function acceptOne(
+  deps: SubmitDeps,
+  submitter: Submitter,
+  spec: JobSpec,
+  plan: Plan,
+  requestHash: Buffer,
+): Promise<JobRow> {
   const { workspace } = submitter;
   const newPlan = sealPlan(deps, workspace.id, plan.kind, planBytes(plan, spec));
   const mode = spec.partitionBy === null ? "single" : "partitioned";
-  const { draft, full } = await draftJob(deps, submitter, spec, mode, createHash("sha256").update(body).digest());
+  const { draft, full } = await draftJob(deps, submitter, spec, mode, requestHash);
   const kind = kindOfTasks(spec);
   const taskId = mintId("task");
   const claim = deps.dispatcher.claim(draft);
@@ -78,7 +89,7 @@ export async function submitOne(
     });
     if (job === undefined) return await repeated(deps, draft);
     const template = makeTemplate(job, full, workspace);
-    deps.templates.keep(template);
+    deps.templates.keep(template, draft.sealed.length);
     if (claim !== undefined && job.status === "running") {
       isDelivered = true;
       deps.dispatcher.deliver(claim, firstLease(job, kind, taskId, newPlan), template);
@@ -136,6 +147,16 @@ export async function submitMany(
       `A job may have ${TASKS_PER_JOB_MAX} tasks, this one has ${planIds.length}; send it as several jobs.`,
     );
   }
+  return orFirst(deps, submitter, requestHash, () => acceptMany(deps, submitter, spec, planIds, requestHash));
+}
+
+async function acceptMany(
+  deps: SubmitDeps,
+  submitter: Submitter,
+  spec: JobSpec,
+  planIds: FramePlans,
+  requestHash: Buffer,
+): Promise<JobRow> {
   const { draft } = await draftJob(deps, submitter, spec, "many", requestHash);
   const kind = kindOfTasks(spec);
   const more = planIds.length;
@@ -164,6 +185,51 @@ function kindOfTasks(spec: JobSpec): TaskKind {
   return spec.partitionBy === null ? "query" : "split";
 }
 
+/**
+ * A repeat gets the job that its first request made even if it could not be made any more, because its cluster is gone for example. Looked up only then: what
+ * is accepted costs no trip more.
+ */
+async function orFirst(
+  deps: SubmitDeps,
+  { workspace, idempotencyKey }: Submitter,
+  requestHash: Buffer,
+  accept: () => Promise<JobRow>,
+): Promise<JobRow> {
+  try {
+    return await accept();
+  } catch (error) {
+    if (!(error instanceof Problem) || idempotencyKey === null) throw error;
+    const first = await deps.db.jobs.findJobByKey(deps.pool, workspace.id, idempotencyKey);
+    if (first === undefined) throw error;
+    return sameAsFirst(first, { idempotencyKey, requestHash });
+  }
+}
+
+/** All of a job but its plans. Specs are kept in memory, and sent with every run of the job. */
+const SPEC_BYTES_MAX = 1024 * 1024;
+/** What is shown of it. A list of jobs holds a thousand of these. */
+const SHOWN_BYTES_MAX = 64 * 1024;
+
+/** The bytes that are sealed, and what is shown of them. Refuses a spec that is too large. */
+export function encodeSpec(spec: JobSpec): { bytes: Buffer; shown: JobSpec } {
+  const bytes = Buffer.from(JSON.stringify(spec));
+  if (bytes.length > SPEC_BYTES_MAX) {
+    throw new Problem(
+      "too_large",
+      `A job without its plan may have ${SPEC_BYTES_MAX} bytes, this one has ${bytes.length}; give what is large in env, options or key expressions as files or as data in the plan.`,
+    );
+  }
+  const shown = withoutSecrets(spec);
+  const shownBytes = Buffer.byteLength(JSON.stringify(shown));
+  if (shownBytes > SHOWN_BYTES_MAX) {
+    throw new Problem(
+      "too_large",
+      `A job's labels, packages, output options and names may have ${SHOWN_BYTES_MAX} bytes, these have ${shownBytes}; give fewer or shorter ones.`,
+    );
+  }
+  return { bytes, shown };
+}
+
 type Draft = Awaited<ReturnType<typeof draftJob>>["draft"];
 
 /** Everything about a job but its tasks, checked. */
@@ -174,13 +240,14 @@ async function draftJob(deps: SubmitDeps, submitter: Submitter, spec: JobSpec, m
   const refusal = cloudOf(deps, target.shape).refusal(target.shape);
   if (refusal !== undefined) throw new Problem("not_available", refusal);
   const full: JobSpec = { ...spec, context: { ...target.context } };
+  const { bytes, shown } = encodeSpec(full);
   const draft = {
     id: mintId("job"),
     workspaceId: workspace.id,
     userName: submitter.user,
     mode,
-    spec: withoutSecrets(full),
-    sealed: deps.sealer.seal(Buffer.from(JSON.stringify(full)), workspace.id),
+    spec: shown,
+    sealed: deps.sealer.seal(bytes, workspace.id),
     shape: target.shape,
     shapeHash: hashShape(target.shape),
     clusterId: target.clusterId,

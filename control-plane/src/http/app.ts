@@ -39,7 +39,9 @@ export function makeApp(deps: AppDeps): OpenAPIHono<AppEnv> {
   health(app, deps);
   app.route("/", agentRoutes(deps));
   app.use("/v1/*", requireToken(deps));
-  app.post("/v1/clusters", boundedBody(deps, { bytesMax: BODY_BYTES_MAX, advice: "send less" }));
+  const bounded = boundedBody(deps, { bytesMax: BODY_BYTES_MAX, advice: "send less" });
+  app.post("/v1/clusters", bounded);
+  app.patch("/v1/workspace", bounded);
   app.route("/", jobRoutes(deps));
   app.route("/", eventRoutes(deps));
   app.route("/", clusterRoutes(deps));

@@ -51,11 +51,19 @@ export function eventRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {
     const after = BigInt(c.req.valid("query").after ?? c.req.header("last-event-id")?.match(/^\d{1,15}$/)?.[0] ?? "0");
     const isGood = () => isStillGood(deps, caller);
     return streamSSE(c, async (stream) => {
+      const stop = new AbortController();
+      stream.onAbort(() => stop.abort());
+      const timer = setTimeout(() => stop.abort(), STREAM_MS_MAX);
       try {
-        await whileGood(deps, c, (signal) => follow(deps, stream, { workspaceId, jobId: id, after, signal, isGood }));
+        await whileGood(deps, c, (good) => {
+          const signal = AbortSignal.any([good, stop.signal]);
+          return follow(deps, stream, { workspaceId, jobId: id, after, signal, isGood });
+        });
       } catch (error) {
         // The stream has begun: it ends without `end`, and the client opens it anew.
         deps.log.warn({ err: error, job: id }, "could not go on with an event stream");
+      } finally {
+        clearTimeout(timer);
       }
     }) as never;
   });
@@ -67,20 +75,19 @@ async function follow(
   stream: SSEStreamingApi,
   what: { workspaceId: string; jobId: string; after: bigint; signal: AbortSignal; isGood: () => Promise<boolean> },
 ) {
-  const gone = new AbortController();
-  stream.onAbort(() => gone.abort());
-  const signal = AbortSignal.any([what.signal, gone.signal]);
-  const until = performance.now() + STREAM_MS_MAX;
+  const { signal } = what;
   let { after } = what;
   let revision = -1;
-  while (!signal.aborted && performance.now() < until) {
+  while (!signal.aborted) {
     const job = await waitForJob(deps, what.workspaceId, what.jobId, {
       seconds: HEARTBEAT_SECONDS,
       signal,
       isEnough: (now) => now.revision > revision || isFinalJobStatus(now.status),
     });
     if (signal.aborted) return;
-    after = await sendLogs(deps, stream, what.jobId, after);
+    after = await sendLogs(deps, stream, { jobId: what.jobId, after, signal });
+    // Perhaps not all lines were sent: `end` would say that they were.
+    if (signal.aborted) return;
     if (isFinalJobStatus(job.status)) {
       await stream.writeSSE({ event: "end", data: JSON.stringify(job) });
       return;
@@ -92,12 +99,20 @@ async function follow(
   }
 }
 
-async function sendLogs(deps: HttpDeps, stream: SSEStreamingApi, jobId: string, after: bigint): Promise<bigint> {
+/** Sends what there is behind `after`, and returns how far it came. There may be very much of it: it looks at the signal before each line. */
+async function sendLogs(
+  deps: HttpDeps,
+  stream: SSEStreamingApi,
+  { jobId, after, signal }: { jobId: string; after: bigint; signal: AbortSignal },
+): Promise<bigint> {
   let last = after;
   for (;;) {
     const lines: LogLine[] = await deps.db.pages.pageLogs(deps.prisma, jobId, undefined, last, LOGS_PER_LOOK);
-    for (const line of lines) await stream.writeSSE({ event: "log", id: line.id, data: JSON.stringify(line) });
-    last = BigInt(lines.at(-1)?.id ?? last);
+    for (const line of lines) {
+      if (signal.aborted) return last;
+      await stream.writeSSE({ event: "log", id: line.id, data: JSON.stringify(line) });
+      last = BigInt(line.id);
+    }
     if (lines.length < LOGS_PER_LOOK) return last;
   }
 }

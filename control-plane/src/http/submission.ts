@@ -11,7 +11,7 @@ import {
 } from "@frazil/contracts";
 import type { z } from "zod";
 import type { Deps, JobRow, NewPlan } from "../flow/deps.ts";
-import { planBytes, type Submitter, sealPlan, submitMany, submitOne } from "../flow/submit.ts";
+import { encodeSpec, planBytes, type Submitter, sealPlan, submitMany, submitOne } from "../flow/submit.ts";
 import { type Body, parseJson, piecesOf, readBytes, textOf } from "./body.ts";
 
 type SubmissionDeps = Parameters<typeof submitOne>[0] & Pick<Deps, "settings">;
@@ -65,6 +65,8 @@ export async function readMany(deps: SubmissionDeps, submitter: Submitter, body:
     if (line.line === "header") {
       if (spec !== undefined)
         throw new Problem("invalid_request", `Line ${at} is a second header; there is one, and it comes first.`);
+      // Before the plans come: it is held until the last one is there.
+      encodeSpec(line.spec);
       spec = line.spec;
       continue;
     }

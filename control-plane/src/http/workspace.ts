@@ -17,7 +17,7 @@ const change = createRoute({
   summary: "Set the workspace's limit on concurrent tasks",
   security,
   request: { body: { required: true, content: { "application/json": { schema: ChangeWorkspace } } } },
-  responses: { 200: jsonContent(Workspace, "The workspace as it is now"), ...problems(400, 413) },
+  responses: { 200: jsonContent(Workspace, "The workspace as it is now"), ...problems(400, 408, 413) },
 });
 
 export function workspaceRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {

@@ -1,11 +1,17 @@
 import type { Job, LogLine } from "@frazil/contracts";
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import type { Page } from "../../harness/api.ts";
+import { bootstrap } from "@frazil/control-plane";
+import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
+import { openApi, type Page } from "../../harness/api.ts";
 import { startTestControlPlane, type TestControlPlane, type WarmCluster } from "../../harness/control-plane.ts";
 import { readEvents, type ServerEvent } from "../../harness/events.ts";
 import type { FakeNode } from "../../harness/fake-node.ts";
 import { logLine, released, succeeded } from "../../harness/submissions.ts";
 import { waitUntil } from "../../harness/wait-until.ts";
+
+/** More than fits into what lies between the database and a reader that does not read. */
+const BACKLOG_LINES = 40_000;
+const LINES_PER_LOOK = 500;
+const STILL_MS = 400;
 
 let test: TestControlPlane;
 let warm: WarmCluster;
@@ -80,6 +86,50 @@ describe("the event stream of a job", () => {
     const { events, reading } = collect(`/v1/jobs/${job.id}/events`);
     await reading;
     expect(textsOf(events)).toEqual(texts);
+  });
+
+  it.each(["its token is revoked", "its reader is gone"])("reads no further lines once %s", async (end) => {
+    const { job, task } = await warm.submitAndTake();
+    await test.sql(
+      `INSERT INTO logs (workspace_id, job_id, task_id, attempt, seq, stream, at, text)
+        SELECT $1, $2, $3, 1, n, 'stdout', now(), repeat('x', 1900) FROM generate_series(1, $4) n`,
+      [test.workspaceId, job.id, task.taskId, BACKLOG_LINES],
+    );
+    await node.finish(task, succeeded());
+    const looks = vi.spyOn(test.plane.deps.db.pages, "pageLogs");
+    const setting = { workspace: "mine", user: "shortly", token: undefined };
+    const { token } = await bootstrap(test.plane.deps.pool, "/", setting);
+    const gone = new AbortController();
+    const stream = await fetch(`${test.address}/v1/jobs/${job.id}/events`, {
+      headers: { authorization: `Bearer ${token}` },
+      signal: gone.signal,
+    });
+    const reader = (stream.body as ReadableStream<Uint8Array>).getReader();
+    expect(Buffer.from((await reader.read()).value ?? []).toString()).toContain("event: log");
+    let read = "";
+    if (end === "its reader is gone") gone.abort();
+    else {
+      await test.sql("UPDATE api_tokens SET revoked_at = now() WHERE prefix = $1", [token.split("_")[1]]);
+      await waitUntil(
+        "it is refused",
+        async () => (await openApi(test.address, token).request("GET", "/v1/me")).status === 401,
+      );
+      for (let piece = await reader.read(); !piece.done; piece = await reader.read())
+        read = read.slice(-100) + Buffer.from(piece.value).toString();
+    }
+    let before = -1;
+    const isStill = async () => {
+      const isSame = looks.mock.calls.length === before;
+      before = looks.mock.calls.length;
+      await new Promise((resolve) => setTimeout(resolve, STILL_MS));
+      return isSame;
+    };
+    await waitUntil("no lines are read", isStill);
+    looks.mockRestore();
+    expect(before).toBeGreaterThan(0);
+    expect(before).toBeLessThan(BACKLOG_LINES / LINES_PER_LOOK / 2);
+    // It would say that all lines were told.
+    expect(read).not.toContain("event: end");
   });
 
   it("does not keep the control plane from closing", async () => {

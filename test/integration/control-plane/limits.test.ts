@@ -2,8 +2,20 @@ import { connect } from "node:net";
 import { KEYS_MAX, PLAN_BYTES_MAX, TASKS_PER_JOB_MAX } from "@frazil/contracts";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { NDJSON, problemOf } from "../../harness/api.ts";
+import { type ApiDocument, makeApiDocument, routesOf, servedRoutes } from "../../harness/api-routes.ts";
 import { startTestControlPlane, type TestControlPlane, type WarmCluster } from "../../harness/control-plane.ts";
-import { failed, oneQuery, released, SHAPE, specOf, splitInto, succeeded } from "../../harness/submissions.ts";
+import {
+  failed,
+  manyFrames,
+  oneQuery,
+  planOf,
+  released,
+  SHAPE,
+  type SpecInput,
+  specOf,
+  splitInto,
+  succeeded,
+} from "../../harness/submissions.ts";
 import { waitUntil } from "../../harness/wait-until.ts";
 
 const BODY_IDLE_MS = 300;
@@ -45,7 +57,7 @@ function* endless(first: readonly string[], again: string, bytes: number): Gener
 }
 
 /** Sends a body that is refused before it is all there; the connection may be cut then, behind the answer. */
-async function postMeasured(path: string, type: string, sent: ReturnType<typeof measured>, token = test.api.token) {
+async function sendMeasured(route: string, type: string, sent: ReturnType<typeof measured>, token = test.api.token) {
   const socket = connect(Number(new URL(test.address).port), "127.0.0.1");
   let answer = "";
   let ended = false;
@@ -56,7 +68,7 @@ async function postMeasured(path: string, type: string, sent: ReturnType<typeof 
   socket.on("close", () => {
     ended = true;
   });
-  const head = [`POST ${path} HTTP/1.1`, "host: frazil", `content-type: ${type}`, "transfer-encoding: chunked"];
+  const head = [`${route} HTTP/1.1`, "host: frazil", `content-type: ${type}`, "transfer-encoding: chunked"];
   if (token !== undefined) head.push(`authorization: Bearer ${token}`);
   socket.write(`${head.join("\r\n")}\r\n\r\n`);
   for await (const piece of sent.body) {
@@ -70,7 +82,7 @@ async function postMeasured(path: string, type: string, sent: ReturnType<typeof 
     // What was answered meanwhile is looked at.
     await new Promise(setImmediate);
   }
-  await waitUntil(`${path} answers`, () => answer.includes("\r\n\r\n") && answer.endsWith("}"));
+  await waitUntil(`${route} answers`, () => answer.includes("\r\n\r\n") && answer.endsWith("}"));
   socket.destroy();
   const [, status = ""] = answer.split(" ");
   return { status: Number(status), problem: JSON.parse(answer.slice(answer.indexOf("{"))) as Record<string, unknown> };
@@ -91,7 +103,7 @@ describe("a submission over a limit", () => {
       frames(1),
     ];
     const sent = measured(endless(first, hundred, 900 * MIB));
-    const { status, problem } = await postMeasured("/v1/jobs", NDJSON, sent);
+    const { status, problem } = await sendMeasured("POST /v1/jobs", NDJSON, sent);
     expect(status).toBe(422);
     expect(problem).toMatchObject({
       code: "limit_exceeded",
@@ -127,11 +139,47 @@ describe("a submission over a limit", () => {
     expect(problemOf(answer).detail).toMatch(/maxKeys: a job may have at most 1000000 keys; choose a coarser key/);
   });
 
-  it.each(["/v1/clusters", "/v1/agent/join"])("of a body to %s is refused long before its end", async (path) => {
-    const sent = measured(endless(['{"context": "'], "x".repeat(64 * 1024), 500 * MIB));
-    const { status, problem } = await postMeasured(path, "application/json", sent);
-    expect({ status, code: problem.code }).toEqual({ status: 413, code: "too_large" });
+  // Each value is within its own limit.
+  const value = "x".repeat(32_000);
+  const values = Object.fromEntries(Array.from({ length: 40 }, (_, at) => [`V${at}`, value]));
+  const key = (name: string) => ({ name, expr: "A".repeat(900_000) });
+  const labels = Object.fromEntries(Array.from({ length: 400 }, (_, at) => [`label ${at}`, "x".repeat(200)]));
+  const WHOLE = /^A job without its plan may have 1048576 bytes, this one has \d{7}; give what is large .* as files or/;
+  const SHOWN = /^A job's labels, .* may have 65536 bytes, these have \d{5,6}; give fewer or shorter ones\.$/;
+  const LARGE: Record<string, [Partial<SpecInput>, RegExp]> = {
+    "environment variables": [{ context: { ...SHAPE, env: values } }, WHOLE],
+    "storage options": [{ output: { storageOptions: values } }, WHOLE],
+    "expressions for keys": [{ partitionBy: { keys: [key("a"), key("b")] } }, WHOLE],
+    labels: [{ labels }, SHOWN],
+    "output options": [{ output: { options: { metadata: labels } } }, SHOWN],
+  };
+  it.each(Object.entries(LARGE))("with too many %s is refused, as one query and as many", async (_, [over, detail]) => {
+    const before = await countJobs();
+    const many = { body: manyFrames(["a"], [0], over), headers: { "content-type": NDJSON } };
+    for (const sent of [{ body: oneQuery(over) }, many]) {
+      const problem = problemOf(await test.api.request("POST", "/v1/jobs", sent));
+      expect(problem).toMatchObject({ status: 413, code: "too_large", detail: expect.stringMatching(detail) });
+    }
+    expect(await countJobs()).toBe(before);
+  });
+
+  it("with a header over the limit is refused before its plans come", async () => {
+    const header = `${JSON.stringify({ line: "header", spec: specOf({ context: { ...SHAPE, env: values } }) })}\n`;
+    const plan = (number: number) => `${JSON.stringify({ line: "plan", number, plan: planOf("x".repeat(MIB)) })}\n`;
+    const sent = measured(endless([header], plan(0), 500 * MIB));
+    expect((await sendMeasured("POST /v1/jobs", NDJSON, sent)).status).toBe(413);
     expect(sent.read()).toBeLessThan(50 * MIB);
+  });
+
+  it("is none just below: a large expression for a key, and many environment variables", async () => {
+    await freshCluster();
+    const fewer = Object.fromEntries(Object.entries(values).slice(0, 3));
+    const partitionBy = { keys: [key("day")] };
+    const job = await warm.submit({ context: { ...SHAPE, env: fewer }, partitionBy });
+    const { template } = await warm.node.takeRun();
+    expect(Object.values(template.env).map((text) => text.length)).toEqual([32_000, 32_000, 32_000]);
+    expect(template.partitionBy?.keys[0]?.expr?.length).toBe(900_000);
+    await test.api.post(`/v1/jobs/${job.id}/cancel`);
   });
 });
 
@@ -207,8 +255,10 @@ const nested = (depth: number) => `${"[".repeat(depth)}${"]".repeat(depth)}`;
 const BAD_UTF8 = Buffer.from([0x7b, 0x22, 0xff, 0xfe, 0x22, 0x3a, 0x31, 0x7d]);
 
 interface Edge {
-  readonly path: string;
+  readonly route: string;
   readonly type: string;
+  /** Where more than 50 MiB are read of a body that does not end. */
+  readonly mibMax?: number;
   readonly token: () => string | undefined;
   /** A body with this JSON within, where the address takes any JSON. */
   readonly holding: (json: string) => string;
@@ -217,31 +267,82 @@ const withOptions = (json: string) =>
   JSON.stringify(oneQuery({ output: { options: { given: "HERE" } } })).replace('"HERE"', json);
 const mine = () => test.api.token;
 const EDGES: Edge[] = [
-  { path: "/v1/jobs", type: "application/json", token: mine, holding: withOptions },
+  { route: "POST /v1/jobs", type: "application/json", mibMax: 130, token: mine, holding: withOptions },
   {
-    path: "/v1/jobs",
+    route: "POST /v1/jobs",
     type: NDJSON,
+    mibMax: 130,
     token: mine,
     holding: (json) =>
       `${JSON.stringify({ line: "header", spec: specOf({ output: { options: { given: "HERE" } } }) }).replace('"HERE"', json)}\n`,
   },
-  { path: "/v1/clusters", type: "application/json", token: mine, holding: (json) => `{"context": ${json}}` },
+  { route: "POST /v1/clusters", type: "application/json", token: mine, holding: (json) => `{"context": ${json}}` },
   {
-    path: "/v1/agent/messages",
+    route: "PATCH /v1/workspace",
     type: "application/json",
+    token: mine,
+    holding: (json) => `{"tasksRunningMax": ${json}}`,
+  },
+  {
+    route: "POST /v1/agent/messages",
+    type: "application/json",
+    mibMax: 100,
     token: () => warm.node.token,
     holding: (json) => `{"messages":[{"type":"staged","taskId":"t","attempt":1,"manifest":${json}}]}`,
   },
-  { path: "/v1/agent/logs", type: "application/json", token: () => warm.node.token, holding: (json) => json },
-  { path: "/v1/agent/join", type: "application/json", token: () => undefined, holding: (json) => json },
+  {
+    route: "POST /v1/agent/leases",
+    type: "application/json",
+    mibMax: 100,
+    token: () => warm.node.token,
+    holding: (json) => json,
+  },
+  {
+    route: "POST /v1/agent/logs",
+    type: "application/json",
+    mibMax: 100,
+    token: () => warm.node.token,
+    holding: (json) => json,
+  },
+  { route: "POST /v1/agent/join", type: "application/json", token: () => undefined, holding: (json) => json },
 ];
 
-describe.each(EDGES)("$path of $type", ({ path, type, token, holding }) => {
+/** Routes of a document that take a body, or don't, as it says. */
+const takingBody = (document: ApiDocument, takes: boolean) =>
+  routesOf(document).filter((route) => {
+    const [method = "", path = ""] = route.split(" ");
+    const methods = document.paths?.[path] as Record<string, object>;
+    return "requestBody" in (methods[method.toLowerCase()] ?? {}) === takes;
+  });
+
+describe("every route that takes a body", () => {
+  /** Agents' routes are in no document: all of them that are no GET are taken to read one. */
+  const withoutEdge = (document: ApiDocument, served: readonly string[]) => {
+    const bodiless = takingBody(document, false);
+    const mayTake = served.filter((route) => !route.startsWith("GET ") && !bodiless.includes(route));
+    const edges = EDGES.map((edge) => edge.route);
+    return [...new Set([...takingBody(document, true), ...mayTake])].filter((route) => !edges.includes(route));
+  };
+
+  it("has its limits tested here", () => {
+    expect(withoutEdge(makeApiDocument(), servedRoutes())).toEqual([]);
+  });
+
+  it("would be missed if it had not", () => {
+    const document = makeApiDocument();
+    const planted = { paths: { ...document.paths, "/v1/secrets": { put: { requestBody: {} }, delete: {} } } };
+    const served = [...servedRoutes(), "POST /v1/agent/secrets"];
+    expect(withoutEdge(planted, served)).toEqual(["PUT /v1/secrets", "POST /v1/agent/secrets"]);
+  });
+});
+
+describe.each(EDGES)("$route of $type", ({ route, type, mibMax = 50, token, holding }) => {
   beforeAll(freshCluster);
 
+  const [method = "", path = ""] = route.split(" ");
   const post = (body: string | Uint8Array) =>
     fetch(`${test.address}${path}`, {
-      method: "POST",
+      method,
       body: body as string,
       headers: { "content-type": type, ...(token() === undefined ? {} : { authorization: `Bearer ${token()}` }) },
     });
@@ -263,11 +364,18 @@ describe.each(EDGES)("$path of $type", ({ path, type, token, holding }) => {
     }
   });
 
+  it("refuses a body without end long before it has read all that is sent", async () => {
+    const sent = measured(endless(['{"context": "'], "x".repeat(64 * 1024), 500 * MIB));
+    const { status, problem } = await sendMeasured(route, type, sent, token());
+    expect({ status, code: problem.code }).toEqual({ status: 413, code: "too_large" });
+    expect(sent.read()).toBeLessThan(mibMax * MIB);
+  });
+
   it("gives up a body that stops coming, and closes its connection", async () => {
     const { settings } = test.plane.deps;
     const usualMs = settings.bodyIdleMs;
     settings.bodyIdleMs = BODY_IDLE_MS;
-    const answered = postMeasured(path, type, measured(stopping()), token());
+    const answered = sendMeasured(route, type, measured(stopping()), token());
     const { status, problem } = await answered.finally(() => {
       settings.bodyIdleMs = usualMs;
     });

@@ -99,6 +99,31 @@ describe.each(Object.entries(CASES))("%s with an idempotency key", (name, one) =
   });
 });
 
+describe("a repeat of a submission whose cluster is gone", () => {
+  const bodies: Record<string, (clusterId: string) => unknown> = {
+    "one query": (clusterId) => oneQuery({ context: null, clusterId }),
+    "a stream of frames": (clusterId) => manyFrames(["a"], [0, 0], { context: null, clusterId }),
+  };
+
+  it.each(Object.entries(bodies))("gets the job that the first made: %s", async (name, bodyOn) => {
+    const { clusterId } = await test.warmCluster();
+    const send = (key: string, body = bodyOn(clusterId)) => {
+      const type = typeof body === "string" ? NDJSON : "application/json";
+      const headers = { "idempotency-key": key, "content-type": type };
+      return test.api.request<Job>("POST", "/v1/jobs", { body, headers });
+    };
+    const first = await send(name);
+    expect(first.status).toBe(202);
+    await test.api.post(`/v1/clusters/${clusterId}/stop`);
+    const again = await send(name);
+    expect([again.status, again.body.id]).toEqual([202, first.body.id]);
+    // What the cluster would say to another request, and another key to this one.
+    const other = await send(name, oneQuery({ name: "another", context: null, clusterId }));
+    expect(problemOf(other)).toMatchObject({ status: 422, code: "idempotency_mismatch" });
+    expect(problemOf(await send(`another ${name}`))).toMatchObject({ status: 409, code: "conflict" });
+  });
+});
+
 /** The beginning of a body, whose end does not come. */
 function heldBack(body: string, at: number): ReadableStream<Uint8Array> {
   return new ReadableStream({ start: (controller) => controller.enqueue(Buffer.from(body.slice(0, at))) });
