@@ -79,7 +79,7 @@ def run(
         return Partitioned([], found, Conversation())
     message = run_message(
         results, kind="key", tasks=tasks, partitionBy=partition_by(*keys), splitState=found["splitState"],
-        memoryBytes=memory, **plan_kind(frame), **fields,
+        **{"memoryBytes": memory, **plan_kind(frame), **fields},
     )  # fmt: skip
     talk = engine.converse(message, plan_body(frame))
     answers = {answer["taskId"]: answer for answer, _ in talk.messages if answer["type"] in ("done", "failed")}

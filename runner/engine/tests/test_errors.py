@@ -188,16 +188,31 @@ def test_running_out_of_memory_in_python_is_named_so(engine: Engine, results: Pa
     assert fail(engine, results, frame_udf(grow))["error"]["code"] == "out_of_memory"
 
 
-def test_a_message_that_cannot_be_made_does_not_hide_the_error(engine: Engine, results: Path) -> None:
+@pytest.mark.parametrize("make", [element_udf, frame_udf])
+@pytest.mark.parametrize("choice", ["streaming", "in-memory"])
+def test_a_message_that_cannot_be_made_does_not_hide_the_error(
+    engine: Engine, results: Path, make: Any, choice: str
+) -> None:
     class Shy(Exception):
         def __str__(self) -> str:
             raise RuntimeError("not telling")
 
-    def raise_shy(frame: pl.DataFrame) -> pl.DataFrame:
+    def raise_shy(value: Any) -> Any:
         raise Shy
 
-    error = fail(engine, results, frame_udf(raise_shy))["error"]
+    error = fail(engine, results, make(raise_shy), engine=choice)["error"]
     assert (error["code"], error["type"]) == ("user_code_failed", "Shy")
+    assert error["message"] == "(its message could not be made: RuntimeError)"
+    assert "raise Shy" in error["traceback"]
+
+
+def test_an_error_that_cannot_be_looked_at_is_answered_all_the_same(engine: Engine, results: Path) -> None:
+    def raise_nameless(frame: pl.DataFrame) -> pl.DataFrame:
+        raise ModuleNotFoundError("no such module", name=5)  # type: ignore[arg-type]
+
+    failed = fail(engine, results, frame_udf(raise_nameless))
+    assert (failed["error"]["code"], failed["retryable"]) == ("internal", False)
+    assert "ModuleNotFoundError" in failed["error"]["message"]
 
 
 def test_long_errors_are_cut(engine: Engine, results: Path) -> None:

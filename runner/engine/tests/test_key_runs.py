@@ -8,8 +8,9 @@ from typing import Any
 
 import polars as pl
 import pytest
-from driver import Engine, partition_by, run_message, serialize, task
+from driver import SOURCE, Engine, partition_by, run_message, serialize, task
 from partitioned import LARGE_MEMORY, SMALL_MEMORY, head, run, split
+from test_sweeping import sweep_message
 
 
 @pytest.mark.parametrize("memory", [LARGE_MEMORY, SMALL_MEMORY])
@@ -39,6 +40,22 @@ def test_a_failing_function_names_its_own_key_only(engine: Engine, results: Path
     assert job.keys[1].error["message"] == "two is one too many"
     said = {(message["taskId"], message["text"]) for message in job.talk.all("log")}
     assert said == {("task_0", "seen 1"), ("task_1", "seen 2"), ("task_2", "seen 3")}
+
+
+def test_a_key_whose_error_has_no_message_is_answered(engine: Engine, results: Path) -> None:
+    class Shy(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("not telling")
+
+    def check(value: int) -> int:
+        if value == 2:
+            raise Shy
+        return value
+
+    query = pl.LazyFrame({"k": [1, 2, 3]}).select(pl.col("k").map_elements(check, return_dtype=pl.Int64))
+    job = run(engine, results, query, "k")
+    assert [key.answer["type"] for key in job.keys] == ["done", "failed", "done"]
+    assert (job.keys[1].error["code"], job.keys[1].error["type"]) == ("user_code_failed", "Shy")
 
 
 @pytest.mark.smoke
@@ -107,13 +124,84 @@ def test_a_key_whose_piece_is_gone_is_read_from_the_source(engine: Engine, resul
     fields: dict[str, Any] = {"partitionBy": partition_by("k"), "memoryBytes": SMALL_MEMORY}
     found = engine.converse(run_message(results, kind="split", **fields), plan).one("keys")
     tasks = [task(f"task_{row}", keyToken=key["token"], keyPath=key["path"]) for row, key in enumerate(found["keys"])]
-    for _ in range(2):
-        talk = engine.converse(
-            run_message(results, kind="key", tasks=tasks, splitState=found["splitState"], **fields), plan
-        )
+    fields |= {"splitState": found["splitState"], "destination": str(tmp_path / "out"), "mode": "overwrite"}
+    for batch in (tasks[:1], tasks):
+        talk = engine.converse(run_message(results, kind="key", tasks=batch, **fields), plan)
+        done = {message["taskId"]: body for message, body in talk.messages if message["type"] == "done"}
+        assert head(done["task_0"]).get_column("v").to_list() == [5, 7]
+    assert head(done["task_1"]).get_column("v").to_list() == [6]
+    # Published, every key has freed its rows, and the last one the folders.
+    assert not (results / "job_1" / ".pieces").exists()
+
+
+@pytest.mark.smoke
+def test_rows_of_a_key_stay_where_another_attempt_may_read_them(engine: Engine, results: Path, tmp_path: Path) -> None:
+    """A frozen engine that goes on may have lost its keys long since; without a destination nothing tells it."""
+    rows = pl.DataFrame({"k": [1, 2, 1], "v": [5, 6, 7]})
+    rows.write_parquet(tmp_path / "data.parquet")
+    plan = serialize(pl.scan_parquet(tmp_path / "data.parquet"))
+    fields: dict[str, Any] = {"partitionBy": partition_by("k"), "memoryBytes": SMALL_MEMORY}
+    found = engine.converse(run_message(results, kind="split", **fields), plan).one("keys")
+    # What sweeps the job when it has ended.
+    assert found["stored"] is True
+    laid = sorted((results / "job_1" / ".pieces").rglob("*"))
+    # Who reads the source instead of the pieces sees something else.
+    rows.with_columns(pl.col("v") * 100).write_parquet(tmp_path / "data.parquet")
+    for attempt in (1, 2):
+        tasks = [task(f"task_{row}", attempt, keyToken=key["token"]) for row, key in enumerate(found["keys"])]
+        message = run_message(results, kind="key", tasks=tasks, splitState=found["splitState"], **fields)
+        talk = engine.converse(message, plan)
         done = {message["taskId"]: body for message, body in talk.messages if message["type"] == "done"}
         assert head(done["task_0"]).get_column("v").to_list() == [5, 7]
         assert head(done["task_1"]).get_column("v").to_list() == [6]
+        assert sorted((results / "job_1" / ".pieces").rglob("*")) == laid
+    assert engine.converse(sweep_message(results, None)).one("swept")["error"] is None
+    assert not (results / "job_1" / ".pieces").exists()
+
+
+STORAGE_AWAY = """
+import frazil_engine.pieces as pieces
+
+def fail(*_arguments):
+    raise OSError("storage is away")
+
+looks = iter([True])
+pieces.is_complete = lambda root: next(looks, None) or fail()
+pieces.list_piece = fail
+"""
+
+STORAGE_KEEPS = """
+import frazil_engine.pieces as pieces
+
+def fail(*_arguments):
+    raise OSError("nothing can be removed")
+
+pieces.remove_piece = fail
+"""
+
+
+@pytest.mark.parametrize("trouble", [STORAGE_AWAY, STORAGE_KEEPS], ids=["away", "keeps"])
+def test_every_key_is_answered_while_storage_fails(engine: Engine, results: Path, tmp_path: Path, trouble: str) -> None:
+    data = pl.LazyFrame({"k": [1, 2, 1], "v": [5, 6, 7]})
+    fields: dict[str, Any] = {"partitionBy": partition_by("k"), "memoryBytes": SMALL_MEMORY}
+    found = engine.converse(run_message(results, kind="split", **fields), serialize(data)).one("keys")
+    tasks = [task(f"task_{row}", keyToken=key["token"], keyPath=key["path"]) for row, key in enumerate(found["keys"])]
+    message = run_message(
+        results, kind="key", tasks=tasks, splitState=found["splitState"], destination=str(tmp_path / "out"), **fields
+    )
+    (tmp_path / "sitecustomize.py").write_text(trouble)
+    with Engine(env={"PYTHONPATH": f"{SOURCE}{os.pathsep}{tmp_path}"}) as other:
+        talk = other.converse(message, serialize(data))
+        if trouble == STORAGE_KEEPS:
+            assert len(talk.all("done")) == 2
+        else:
+            failed = talk.all("failed")
+            assert [answer["error"]["code"] for answer in failed] == ["storage_failed"] * 2
+            assert [(answer["error"]["message"], answer["retryable"]) for answer in failed] == [
+                ("storage is away", True)
+            ] * 2
+        # The engine goes on.
+        other.converse(run_message(results), serialize(data)).one("done")
 
 
 def test_batches_of_some_keys_read_only_theirs(engine: Engine, results: Path, tmp_path: Path) -> None:

@@ -329,6 +329,35 @@ def test_publishing_is_finished_from_wherever_it_stopped(
     assert operations >= 3
 
 
+@pytest.mark.parametrize("is_copying", [False, True])
+def test_a_late_publisher_keeps_what_came_after_its_output(
+    results: Path, options: dict[str, str], prefix: str, is_copying: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its engine was frozen, before it copied or while it did, and another one has published from the manifest."""
+    from frazil_engine import destinations, publish_objects
+
+    put(options, f"{prefix}/out/part-9.parquet")
+    manifest = stage(results, options, f"{prefix}/out/", "overwrite")
+    plain_copy = publish_objects.copy
+
+    def publish_elsewhere() -> None:
+        monkeypatch.setattr(publish_objects, "copy", plain_copy)
+        destinations.publish(manifest, options)
+        put(options, f"{prefix}/out/part-task_b.parquet")
+
+    def copy(*arguments: Any) -> None:
+        plain_copy(*arguments)
+        publish_elsewhere()
+
+    if is_copying:
+        monkeypatch.setattr(publish_objects, "copy", copy)
+    else:
+        publish_elsewhere()
+    location = destinations.publish(manifest, options)
+    assert keys(options, f"{prefix}/") == [f"{prefix}/out/part-0.parquet", f"{prefix}/out/part-task_b.parquet"]
+    assert_frame_equal(pl.read_parquet(location, storage_options=options), NEW)
+
+
 def test_objects_too_large_for_one_copy_go_through_this_machine(
     results: Path, options: dict[str, str], prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,12 +24,14 @@ def look(frame: pl.DataFrame) -> pl.DataFrame:
     import os
     import signal
     import sys
+    import warnings
 
     found = {
         "cwd": os.getcwd(),
         "home": os.path.isdir(os.getcwd()),
         "environment": dict(os.environ),
         "stdout": type(sys.stdout).__name__,
+        "filters": repr(warnings.filters),
         "alarm": signal.getitimer(signal.ITIMER_REAL)[0],
         "sum": pl.DataFrame({"a": [1, 2]}).select(pl.col("a").sum()).item(),
     }
@@ -56,6 +58,14 @@ def replace_streams() -> None:
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
+def filter_warnings() -> None:
+    import warnings
+
+    warnings.simplefilter("error")
+    # Left without its end, so that the list is another one.
+    warnings.catch_warnings().__enter__()
+
+
 def set_an_alarm() -> None:
     import signal
 
@@ -76,7 +86,15 @@ def patch_polars() -> None:
     del polars.len
 
 
-CHANGES = [change_directory, remove_directory, change_environment, replace_streams, set_an_alarm, patch_polars]
+CHANGES = [
+    change_directory,
+    remove_directory,
+    change_environment,
+    replace_streams,
+    filter_warnings,
+    set_an_alarm,
+    patch_polars,
+]
 
 
 @pytest.mark.smoke
@@ -104,3 +122,29 @@ def test_the_next_run_finds_the_process_as_it_was(tmp_path: Path, results: Path,
         # Who breaks Polars may fail by that himself.
         assert [answer["type"] for answer, _ in answers][-2] in ("done", "failed")
         assert found(engine, 3) == before
+
+
+def draw(frame: pl.DataFrame) -> pl.DataFrame:
+    """One number of each generator that a seed is for."""
+    import random
+
+    import numpy
+
+    shuffled = pl.int_range(10**6, eager=True).shuffle()
+    return pl.DataFrame({"python": [random.random()], "numpy": [numpy.random.random()], "polars": [shuffled[0]]})
+
+
+def test_a_run_without_a_seed_draws_nothing_that_an_earlier_seed_gives(engine: Engine, results: Path) -> None:
+    schema = {"python": pl.Float64, "numpy": pl.Float64, "polars": pl.Int64}
+    query = serialize(pl.LazyFrame({"a": [1]}).map_batches(draw, schema=schema))
+
+    def drawn(seed: int | None) -> pl.DataFrame:
+        return pl.read_ipc_stream(engine.converse(run_message(results, seed=seed), query).head)
+
+    # Numpy is there from then on.
+    drawn(None)
+    found = [drawn(seed) for seed in (7, None, None, 7, None)]
+    assert found[0].row(0) == found[3].row(0)
+    for name in ("python", "numpy", "polars"):
+        values = [one.get_column(name).item() for one in found]
+        assert len(set(values)) == 4, (name, values)

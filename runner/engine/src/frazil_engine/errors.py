@@ -17,7 +17,7 @@ from frazil_engine.limits import (
     ERROR_NAME_CHARS_MAX,
     ERROR_TRACEBACK_CHARS_MAX,
 )
-from frazil_engine.user_code import last_exception
+from frazil_engine.user_code import last_exception, text_of
 
 OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 POLARS_FOLDER = os.path.dirname(os.path.abspath(pl.__file__)) + os.sep
@@ -93,7 +93,7 @@ def classify(error: BaseException) -> tuple[str, str | None]:
     if is_polars_error(error) or isinstance(error, OSError):
         return classify_polars_error(error)
     if type(error).__module__.startswith("obstore"):
-        return classify_storage_error(str(error))
+        return classify_storage_error(text_of(error))
     return "internal", None
 
 
@@ -135,7 +135,7 @@ def classify_polars_error(error: BaseException) -> tuple[str, str | None]:
             "query_failed",
             "Polars panicked, which is a fault in Polars. Another engine choice or Polars release may run this query.",
         )
-    text = str(error)
+    text = text_of(error)
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
         return "storage_refused", "Check the path and its credentials as seen from the machine that runs the task."
     if STORAGE_TROUBLE.search(text) or isinstance(error, OSError):
@@ -194,10 +194,7 @@ POLARS_CONTEXT = re.compile(
 def read_message(error: BaseException) -> str:
     if isinstance(error, Failure):
         return error.detail
-    try:
-        text = str(error)
-    except BaseException as failed:
-        text = f"(its message could not be made: {type(failed).__name__})"
+    text = text_of(error)
     if isinstance(error, SystemExit):
         return f"The code called sys.exit({text})."
     if not is_polars_error(error):

@@ -109,6 +109,11 @@ def key_expr(column: KeyColumn, schema: pl.Schema) -> tuple[pl.Expr, pl.DataType
     return column.expr, dtype
 
 
+def common_dtype(*dtypes: pl.DataType) -> pl.DataType:
+    """The type in which values of these types are compared. Raises PolarsError where there is none."""
+    return pl.concat([pl.DataFrame(schema={"k": dtype}) for dtype in dtypes], how="vertical_relaxed").schema["k"]
+
+
 def is_row_wise(expr: pl.Expr, schema: pl.Schema) -> bool:
     """Whether Polars would move a filter on a source column below this expression, which it does only for what each row
     decides alone.

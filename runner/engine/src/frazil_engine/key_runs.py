@@ -7,6 +7,7 @@ source is scanned with a filter. Every key is answered on its own.
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -179,22 +180,35 @@ def read_matching(
 
 
 def run_key(session: Session, run: Run, batch: Batch, key_task: KeyTask, secrets: set[str], share: float) -> None:
-    """Runs one key in a worker's thread, and hands its outcome to the main thread."""
+    """Runs one key in a worker's thread, and hands its outcome to the main thread, which waits for one whatever
+    happens here.
+    """
     clock = Clock()
     outcome: Outcome
-    with session.logs.attribute_to(key_task.task.task_id) as log:
-        try:
-            set_seeds(run.seed)
-            try:
-                outcome = write_key(run, batch, key_task, True, log)
-            except Exception:
-                if not memory_sources.too_narrow:
-                    raise
-                outcome = write_key(run, batch, key_task, False, log)
-        except BaseException as error:
-            outcome = fail(key_task.task, pieces_removed(batch) or error, secrets)
-    release(batch, key_task)
+    try:
+        with session.logs.attribute_to(key_task.task.task_id) as log:
+            outcome = try_key(run, batch, key_task, secrets, log)
+        release(batch, key_task)
+    except BaseException as error:
+        outcome = fail(key_task.task, error, secrets)
     session.events.put(Finished(key_task, outcome, clock.usage(share)))
+
+
+def try_key(run: Run, batch: Batch, key_task: KeyTask, secrets: set[str], log: TaskLog) -> Outcome:
+    try:
+        set_seeds(run.seed)
+        try:
+            return write_key(run, batch, key_task, True, log)
+        except Exception:
+            if not memory_sources.too_narrow:
+                raise
+            return write_key(run, batch, key_task, False, log)
+    except BaseException as error:
+        cause = error
+        # Where storage does not even tell whether the pieces are there, the key's own error stands.
+        with contextlib.suppress(Exception):
+            cause = pieces_removed(batch) or error
+        return fail(key_task.task, cause, secrets)
 
 
 def write_key(run: Run, batch: Batch, key_task: KeyTask, use_held: bool, log: TaskLog) -> Outcome:
@@ -245,10 +259,10 @@ def piece_folder(batch: Batch, source: KeyedSource, key_task: KeyTask) -> Place 
 
 def filtered_rows(batch: Batch, source: KeyedSource, key_task: KeyTask) -> pl.LazyFrame:
     """A scan of the source that keeps the rows of one key."""
-    row = batch.keys[key_task.row]
+    dtypes = source.compared_dtypes(batch.keys.schema)
+    row = batch.keys[key_task.row].select(list(source.exprs)).cast(dtypes)
     conditions = [
-        expr.cast(row.schema[name]).eq_missing(pl.lit(row.get_column(name)).first())
-        for name, expr in source.exprs.items()
+        expr.cast(dtypes[name]).eq_missing(pl.lit(row.get_column(name)).first()) for name, expr in source.exprs.items()
     ]
     return source.frame.filter(conditions)
 
@@ -276,24 +290,27 @@ def settle_all(session: Session, run: Run, batch: Batch, secrets: set[str]) -> N
         else:
             task_id = event.key_task.task.task_id
             if isinstance(event.outcome, Answer):
-                answer_key(session, batch, event, event.outcome)
+                answer_key(session, run, batch, event, event.outcome)
                 open_tasks.discard(task_id)
                 continue
             staged[task_id] = (event, event.outcome)
             session.channel.send({"type": "staged", "taskId": task_id, "manifest": event.outcome.manifest})
         if task_id in staged and task_id in decided:
             finished, output = staged.pop(task_id)
-            answer_key(
-                session, batch, finished, settle(output, decided.pop(task_id), secrets, run.output.storage_options)
-            )
+            answer = settle(output, decided.pop(task_id), secrets, run.output.storage_options)
+            answer_key(session, run, batch, finished, answer)
             open_tasks.discard(task_id)
 
 
-def answer_key(session: Session, batch: Batch, finished: Finished, answer: Answer) -> None:
+def answer_key(session: Session, run: Run, batch: Batch, finished: Finished, answer: Answer) -> None:
     session.channel.send({**answer.message, "usage": finished.usage}, answer.head)
-    if answer.message["type"] != "done":
+    # Without a destination no fence stands before "done": this attempt may have lost the key without knowing it, to one
+    # that reads its rows now. They go with those of the other keys when the job has ended.
+    if answer.message["type"] != "done" or run.output.destination is None:
         return
     for source in batch.plan.complete:
         folder = piece_folder(batch, source, finished.key_task)
         if folder is not None:
-            pieces.remove_piece(folder)
+            # The key is answered, and what stays goes when the job has ended.
+            with contextlib.suppress(Exception):
+                pieces.remove_piece(folder)

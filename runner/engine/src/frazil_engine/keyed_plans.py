@@ -29,7 +29,7 @@ from frazil_engine.grafts import (
     lift_row_indexes,
     lift_sql_sources,
 )
-from frazil_engine.key_columns import KeyColumn, applies, key_expr
+from frazil_engine.key_columns import KeyColumn, applies, common_dtype, key_expr
 from frazil_engine.opening import OpenedPlan, deserialize
 
 KEY_PREFIX = "__frazil_key_"
@@ -51,6 +51,12 @@ class KeyedSource:
     @property
     def number(self) -> int:
         return self.source.number
+
+    def compared_dtypes(self, keys: pl.Schema) -> pl.Schema:
+        """The types in which this source's values are compared with the keys. A source that has only some of the keys
+        is not among those that decide the keys' types, and its own may hold more than those do.
+        """
+        return pl.Schema({name: common_dtype(dtype, keys[name]) for name, dtype in self.dtypes.items()})
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ def analyse(plan: OpenedPlan) -> KeyedPlan:
         sources.append(keyed)
     keyed_plan = KeyedPlan(draft.finish(), columns, sources, plan.has_python)
     check_keys(draft, keyed_plan)
+    check_dtypes(keyed_plan)
     find_needed_columns(keyed_plan)
     return keyed_plan
 
@@ -117,6 +124,24 @@ def check_keys(draft: Draft, plan: KeyedPlan) -> None:
             f"No single source has all of the keys {', '.join(plan.names)}: their combinations can't be listed.",
             hint="Partition by keys that stand together in one of the sources.",
         )
+
+
+def check_dtypes(plan: KeyedPlan) -> None:
+    """Refuses keys whose values in two sources can't be compared."""
+    for name in plan.names:
+        dtypes = [source.dtypes[name] for source in plan.keyed if name in source.dtypes]
+        try:
+            # The sources with every key decide the key's type; each source is compared with it.
+            key_dtype = common_dtype(*(source.dtypes[name] for source in plan.complete))
+            for dtype in dtypes:
+                common_dtype(dtype, key_dtype)
+        except pl.exceptions.PolarsError as error:
+            raise Failure(
+                "invalid_key",
+                f'Key "{name}" is of types that can\'t be compared in the data that the query reads: '
+                f"{', '.join(sorted(set(map(str, dtypes))))}.",
+                hint="Cast the column where the data is made, or rename it there if it is no key.",
+            ) from error
 
 
 def find_maker(draft: Draft, name: str) -> str:

@@ -10,7 +10,8 @@ import polars as pl
 
 from frazil_engine import carriers, destinations, kept
 from frazil_engine.destinations import Staging
-from frazil_engine.errors import Failure, describe_error, secret_values
+from frazil_engine.errors import Failure, clip, describe_error, secret_values
+from frazil_engine.limits import ERROR_MESSAGE_CHARS_MAX
 from frazil_engine.logs import TaskLog, list_warnings
 from frazil_engine.protocol import Message, Republish, Run, Task
 from frazil_engine.results import ResultFile
@@ -146,5 +147,12 @@ def done(task: Task, locations: list[str], written: Written, warnings: list[dict
 
 
 def fail(task: Task, error: BaseException, secrets: set[str]) -> Answer:
-    info, retryable = describe_error(error, secrets)
+    """The answer of a task that failed. To look at an exception of user code runs user code, which may fail in turn;
+    the task is answered all the same.
+    """
+    try:
+        info, retryable = describe_error(error, secrets)
+    except BaseException as failed:
+        text = f"{type(error).__name__}, which can't be described: {type(failed).__name__}"
+        info, retryable = {"code": "internal", "message": clip(text, ERROR_MESSAGE_CHARS_MAX)}, False
     return Answer({"type": "failed", "taskId": task.task_id, "error": info, "retryable": retryable})

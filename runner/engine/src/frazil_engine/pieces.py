@@ -47,9 +47,10 @@ def match_keys(source: KeyedSource, keys: pl.DataFrame) -> tuple[pl.DataFrame, p
     names = list(source.exprs)
     own = keys.select(names).unique(maintain_order=True)
     hidden = [KEY_PREFIX + name for name in names]
-    right = own.rename(dict(zip(names, hidden, strict=True))).with_row_index(INDEX_COLUMN)
+    dtypes = source.compared_dtypes(own.schema)
+    right = own.cast(dtypes).rename(dict(zip(names, hidden, strict=True))).with_row_index(INDEX_COLUMN)
     left = source.frame.filter(key_ranges(source, own)).select(
-        *source.needed, *(expr.cast(own.schema[name]).alias(KEY_PREFIX + name) for name, expr in source.exprs.items())
+        *source.needed, *(expr.cast(dtypes[name]).alias(KEY_PREFIX + name) for name, expr in source.exprs.items())
     )
     joined = left.join(right.lazy(), on=hidden, how="inner", nulls_equal=True, maintain_order="left")
     return own, joined.select(*source.needed, INDEX_COLUMN)

@@ -123,20 +123,24 @@ def publish(store: Any, manifest: ObjectManifest) -> str:
     """Makes the staged object visible and deletes it. Gives the object's URL. Safe to call again after any
     interruption.
     """
-    if exists(store, manifest.staged):
-        copy(store, manifest)
-    elif size_of(store, manifest.final) != manifest.bytes:
-        raise Failure(
-            "storage_failed",
-            f"What was staged for {manifest.root}/{manifest.final} is gone, and other data stands there.",
-            retryable=False,
-        )
+    location = f"{manifest.root}/{manifest.final}"
+    if not exists(store, manifest.staged):
+        if size_of(store, manifest.final) != manifest.bytes:
+            raise Failure(
+                "storage_failed",
+                f"What was staged for {location} is gone, and other data stands there.",
+                retryable=False,
+            )
+        # It goes last of all: what stands beside the object now has come later, and is another job's.
+        return location
+    copy(store, manifest)
     if manifest.mode == "overwrite" and manifest.prefix:
         others = [key for key in list_replaced(store, manifest.root, manifest.prefix) if key != manifest.final]
-        if others:
+        # Copying takes long: looked at again, so that what came after another engine has finished this is kept.
+        if others and exists(store, manifest.staged):
             obstore.delete(store, others)
     remove(store, manifest.staged)
-    return f"{manifest.root}/{manifest.final}"
+    return location
 
 
 def copy(store: Any, manifest: ObjectManifest) -> None:

@@ -29,6 +29,7 @@ class Surroundings:
     stdout: Any
     stderr: Any
     showwarning: Any
+    warning_filters: list[Any]
     polars: list[dict[str, Any]]
 
 
@@ -40,6 +41,7 @@ def look_around(home: str) -> Surroundings:
         stdout=sys.stdout,
         stderr=sys.stderr,
         showwarning=warnings.showwarning,
+        warning_filters=list(warnings.filters),
         polars=[dict(vars(place)) for place in PATCHED_PLACES],
     )
 
@@ -53,6 +55,11 @@ def restore(before: Surroundings) -> None:
         os.environ.update(before.environment)
     sys.stdout, sys.stderr = before.stdout, before.stderr
     warnings.showwarning = before.showwarning
+    if warnings.filters != before.warning_filters:
+        warnings.filters = []
+        # Python is told by this that its notes of warnings that were shown once are void.
+        warnings.resetwarnings()
+        warnings.filters = list(before.warning_filters)
     # An alarm would go off in the next run.
     signal.setitimer(signal.ITIMER_REAL, 0)
     for place, names in zip(PATCHED_PLACES, before.polars, strict=True):

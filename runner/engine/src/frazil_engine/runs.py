@@ -28,6 +28,7 @@ ABANDONED = Failure("stale_attempt", "This attempt lost the task before it began
 
 def serve_run(session: Session, run: Run) -> None:
     session.forget_events()
+    session.forget_seeds(run.seed)
     try:
         serve_kind(session, run)
     finally:

@@ -47,6 +47,8 @@ class Session:
     waiting: set[str] = field(default_factory=set)
     # What was announced last of the plans of the run.
     said_python: bool | None = None
+    # A run has seeded the generators, and none without a seed came after it.
+    is_seeded: bool = False
 
     def await_turns(self, runs: list[Run]) -> None:
         """Called by the reader of messages, before the runs are begun."""
@@ -69,6 +71,12 @@ class Session:
         """A decision that came after its task was answered concerns nobody."""
         while not self.events.empty():
             self.events.get()
+
+    def forget_seeds(self, seed: int | None) -> None:
+        """Before a run with this seed: one without any must not draw what an earlier one's seed gives."""
+        if seed is None and self.is_seeded:
+            unset_seeds()
+        self.is_seeded = seed is not None
 
     def progress(self, task_id: str, phase: str) -> None:
         self.channel.send({"type": "progress", "taskId": task_id, "phase": phase})
@@ -154,3 +162,12 @@ def set_seeds(seed: int | None) -> None:
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed(seed % 2**32)
+
+
+def unset_seeds() -> None:
+    """Seeds the same generators with what nobody can foresee."""
+    random.seed()
+    pl.set_random_seed(int.from_bytes(os.urandom(8), "little"))
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()

@@ -46,6 +46,14 @@ def watch_loading(hook: LoadedHook) -> Iterator[None]:
         this_thread.hook = before
 
 
+def text_of(error: BaseException) -> str:
+    """Its message. Making it may run user code, which may fail in turn."""
+    try:
+        return str(error)
+    except BaseException as failed:
+        return f"(its message could not be made: {type(failed).__name__})"
+
+
 class LastException:
     """The last exception that left user code. Queries with user code run one at a time."""
 
@@ -65,9 +73,9 @@ class LastException:
         kept = self._error
         if kept is None or kept is error:
             return kept
-        text = str(error)
+        text, kept_text = text_of(error), text_of(kept)
         is_made_anew = type(error) is type(kept) or f"{type(kept).__name__}.__init__()" in text
-        return kept if is_made_anew or (str(kept) != "" and str(kept) in text) else None
+        return kept if is_made_anew or (kept_text != "" and kept_text in text) else None
 
 
 last_exception = LastException()
