@@ -159,6 +159,29 @@ def test_rows_of_a_key_stay_where_another_attempt_may_read_them(engine: Engine, 
     assert not (results / "job_1" / ".pieces").exists()
 
 
+STORAGE_FILLS_UP = """
+import frazil_engine.pieces as pieces
+
+write = pieces.write_bytes
+
+def write_until_it_is_full(place, data):
+    if str(place).endswith(pieces.COMPLETE):
+        raise pieces.pl.exceptions.ComputeError("no room for " + str(place))
+    write(place, data)
+
+pieces.write_bytes = write_until_it_is_full
+"""
+
+
+def test_a_split_that_fails_leaves_none_of_its_pieces(results: Path, tmp_path: Path) -> None:
+    """Of a failure that is not retried the control plane thinks that it left nothing."""
+    (tmp_path / "sitecustomize.py").write_text(STORAGE_FILLS_UP)
+    with Engine(env={"PYTHONPATH": f"{SOURCE}{os.pathsep}{tmp_path}"}) as engine:
+        talk = split(engine, results, pl.LazyFrame({"k": [1, 2, 1]}), "k", memoryBytes=SMALL_MEMORY)
+    assert talk.one("failed")["error"]["message"].startswith("no room for ")
+    assert [path for path in results.rglob("*") if path.is_file()] == []
+
+
 STORAGE_AWAY = """
 import frazil_engine.pieces as pieces
 

@@ -88,17 +88,27 @@ def write_pieces(run: Run, plan: KeyedPlan, keys: pl.DataFrame, memory_bytes: in
         with contextlib.suppress(Exception):
             remove_all(join(folder, f"{task.task_id}-{earlier}"))
     root = join(folder, f"{task.task_id}-{task.attempt}")
-    for source in plan.keyed:
-        own, frame = match_keys(source, keys)
-        names = [piece_name(list(values)) for values in to_physical(own).rows()]
-        writer = PieceWriter(join(root, str(source.number)), names, memory_bytes // BUFFERED_SHARE)
-        for_each_batch(carriers.encode_frame(frame), writer.add)
-        writer.flush()
-    write_bytes(join(root, COMPLETE), b"")
+    try:
+        for source in plan.keyed:
+            write_source(join(root, str(source.number)), source, keys, memory_bytes)
+        write_bytes(join(root, COMPLETE), b"")
+    except BaseException:
+        # Not every failure has its job swept: what was written goes with this attempt.
+        with contextlib.suppress(Exception):
+            remove_all(root)
+        raise
     return {
         "root": root.url if isinstance(root, ObjectPlace) else root,
         "needed": {str(source.number): source.needed for source in plan.keyed},
     }
+
+
+def write_source(folder: Place, source: KeyedSource, keys: pl.DataFrame, memory_bytes: int) -> None:
+    own, frame = match_keys(source, keys)
+    names = [piece_name(list(values)) for values in to_physical(own).rows()]
+    writer = PieceWriter(folder, names, memory_bytes // BUFFERED_SHARE)
+    for_each_batch(carriers.encode_frame(frame), writer.add)
+    writer.flush()
 
 
 class PieceWriter:
