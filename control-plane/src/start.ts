@@ -72,6 +72,7 @@ export async function startControlPlane(config: Config, clouds: readonly Cloud[]
   changes.onAny((topic) => {
     if (topic.startsWith("room:")) dispatcher.wake(topic.slice("room:".length));
     if (topic.startsWith("cancel:")) dispatcher.cancel(topic.slice("cancel:".length));
+    if (topic.startsWith("freed:")) dispatcher.hearFreed(topic.slice("freed:".length));
     if (topic.startsWith("sweep:")) {
       orderSweep(flow, topic.slice("sweep:".length)).catch((error) =>
         log.warn({ err: error, topic }, "no sweep ordered"),

@@ -1,4 +1,4 @@
-import type { AttemptRef, LeaseBatch } from "@frazil/contracts";
+import type { AttemptRef, FromNode } from "@frazil/contracts";
 import { NODE_ENV } from "@frazil/contracts";
 import type { StepName } from "../../control-plane/src/flow/steps.ts";
 import { makeSimCloud, type SimCloud } from "./cloud.ts";
@@ -7,7 +7,7 @@ import { type NodeSurroundings, type SimNode, startNode, type Witness } from "./
 import type { Product } from "./product.ts";
 import { type Replica, type Surroundings, startReplica } from "./replica.ts";
 import { makeScheduler, type Process, type Scheduler } from "./scheduler.ts";
-import { openWire, type Wire } from "./wire.ts";
+import { openWire } from "./wire.ts";
 
 const REPLICAS = 2;
 const QUEUE_TRIES_MAX = 3;
@@ -153,7 +153,7 @@ function someReplica(installation: Installation): Replica | undefined {
 
 function announce(installation: Installation, from: Process, topic: string): void {
   const { scheduler, weather } = installation;
-  if (!topic.startsWith("room:") && !topic.startsWith("cancel:")) return;
+  if (!["room:", "cancel:", "freed:"].some((kind) => topic.startsWith(kind))) return;
   for (const replica of installation.replicas) {
     if (replica.process === from || !replica.process.isAlive) continue;
     if (weather.lossy && scheduler.random.chance(0.2)) continue;
@@ -211,18 +211,29 @@ function nodeSurroundings(installation: Installation, nodeId: string): NodeSurro
       scheduler.inside(served.process, () => served?.serve(node, wire));
       return wire;
     },
-    async fetchLeases(process, wire, refs) {
-      const answer = await fetchFrom(installation, wire, nodeId, refs);
+    async fetchLeases(process, token, refs) {
+      const answer = await request(installation, (replica) => describeTo(replica, token, refs));
       const told = await back(process, "hear of leases", answer);
       return told === undefined || "error" in told ? undefined : told.value;
+    },
+    async post(process, token, message) {
+      const answer = await request(installation, (replica) => takeMessage(product, replica, token, message));
+      const told = await back(process, "hear of a large report", answer);
+      return told === undefined || "error" in told ? [] : told.value;
     },
     leave: () => cloud.end(nodeId),
   };
 }
 
-function fetchFrom(installation: Installation, wire: Wire, nodeId: string, refs: readonly AttemptRef[]) {
-  const replica = installation.replicas.find((one) => one.process === wire.replica);
-  return request<LeaseBatch[]>(installation, (some) => (replica ?? some).deps.dispatcher.describe(nodeId, refs));
+/** Whichever replica is asked: it need not be the one that the node is connected to. */
+async function describeTo(replica: Replica, token: string, refs: readonly AttemptRef[]) {
+  const node = await replica.admit(token);
+  return node === undefined ? undefined : replica.deps.dispatcher.describe(node, refs);
+}
+
+async function takeMessage(product: Product, replica: Replica, token: string, message: FromNode) {
+  const node = await replica.admit(token);
+  return node === undefined ? [] : product.messages.handleNodeMessage(replica.deps, node, message);
 }
 
 function witnessOf({ sightings }: Installation): Witness {

@@ -4,6 +4,7 @@ import {
   HEARTBEAT_INTERVAL_MS,
   HELLO_HOLDING_MAX,
   type LeaseBatch,
+  NODE_MESSAGE_BYTES_MAX,
   type Outcome,
   type Run,
   type RunTemplate,
@@ -33,7 +34,9 @@ export interface NodeSurroundings {
   /** Opens a connection to some replica. Undefined: nobody answers; "refused": the token is no good. */
   connect(process: Process, token: string): Promise<Wire | "refused" | undefined>;
   join(process: Process, joinToken: string): Promise<{ nodeToken: string } | "refused" | undefined>;
-  fetchLeases(process: Process, wire: Wire, refs: readonly AttemptRef[]): Promise<LeaseBatch[] | undefined>;
+  fetchLeases(process: Process, token: string, refs: readonly AttemptRef[]): Promise<LeaseBatch[] | undefined>;
+  /** Sends by HTTP what is too large for a message, to some replica. Resolves to its answers. */
+  post(process: Process, token: string, message: FromNode): Promise<readonly ToNode[]>;
   /** The agent ends, and its machine with it. */
   leave(): void;
 }
@@ -194,7 +197,15 @@ function holding(state: State): AttemptRef[] {
 }
 
 function send(state: State, message: FromNode): void {
-  if (state.isWelcome) state.wire?.toReplica(message);
+  if (!state.isWelcome) return;
+  if (JSON.stringify(message).length > NODE_MESSAGE_BYTES_MAX) void post(state, message);
+  else state.wire?.toReplica(message);
+}
+
+async function post(state: State, message: FromNode): Promise<void> {
+  const { around, life } = state;
+  for (const answer of await around.post(state.process, state.token as string, message))
+    if (life === state.life) receive(state, answer);
 }
 
 function receive(state: State, message: ToNode): void {
@@ -251,9 +262,9 @@ function takeOn(state: State, batch: LeaseBatch): void {
 }
 
 async function fetchLeases(state: State, refs: readonly AttemptRef[]): Promise<void> {
-  const { around, wire, life } = state;
-  if (wire === undefined) return;
-  const batches = await around.fetchLeases(state.process, wire, refs);
+  const { around, token, life } = state;
+  if (token === undefined) return;
+  const batches = await around.fetchLeases(state.process, token, refs);
   if (life !== state.life) return;
   for (const batch of batches ?? []) takeOn(state, batch);
   if (batches !== undefined) return;

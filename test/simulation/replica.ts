@@ -66,6 +66,7 @@ export function startReplica(around: Surroundings, process: Process): Replica {
   changes.onAny((topic) => {
     if (topic.startsWith("room:")) dispatcher.wake(topic.slice("room:".length));
     if (topic.startsWith("cancel:")) dispatcher.cancel(topic.slice("cancel:".length));
+    if (topic.startsWith("freed:")) dispatcher.hearFreed(topic.slice("freed:".length));
   });
   const replica: Replica = {
     process,

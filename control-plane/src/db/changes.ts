@@ -19,7 +19,10 @@ export interface Changes {
   /** Postgres takes questions and does not answer them. `listener` hears of the beginning of each such time. */
   isStalled(): boolean;
   onStall(listener: () => void): () => void;
-  /** How long Postgres has answered without a break; 0 while it does not. What it says of silence in the time before is no one else's silence. */
+  /**
+   * How long Postgres has answered this process without a break; 0 while it does not. What it says of silence in the time before is no one else's silence:
+   * nobody may have been there to hear, so that a process which starts knows no better than one that connects again.
+   */
   healthyForMs(): number;
   close(): Promise<void>;
 }
@@ -29,6 +32,8 @@ const RECONNECT_MS = 1_000;
 const CONNECT_TIMEOUT_MS = 10_000;
 /** NOTIFYs of one process are sent together at most this often. */
 const COALESCE_MS = 20;
+/** A payload has less than 8,000 bytes, and the longest topics take 90: a node and an attempt. */
+const TOPICS_PER_PAYLOAD = 80;
 /** The connection is asked for a sign of life this often. */
 const PULSE_MS = 1_000;
 const LIVE_WITHIN_MS = 2_000;
@@ -99,9 +104,8 @@ function openSender(sql: Sql, processId: string) {
     timer = undefined;
     const topics = [...pending];
     pending.clear();
-    // A payload holds at most 8,000 bytes: about 200 topics.
-    for (let at = 0; at < topics.length; at += 150) {
-      const payload = [processId, ...topics.slice(at, at + 150)].join("\n");
+    for (let at = 0; at < topics.length; at += TOPICS_PER_PAYLOAD) {
+      const payload = [processId, ...topics.slice(at, at + TOPICS_PER_PAYLOAD)].join("\n");
       sql.query({ text: "SELECT pg_notify($1, $2)", values: [CHANNEL, payload] }).catch(() => undefined);
     }
   };
@@ -124,10 +128,8 @@ async function openListening(
   let askedAtMs: number | undefined;
   let looks = 0;
   let stalled = false;
-  let healthySinceMs = Number.NEGATIVE_INFINITY;
+  let healthySinceMs = performance.now();
   let retry: NodeJS.Timeout | undefined;
-
-  let isReconnect = false;
 
   const connect = async () => {
     const fresh = new pg.Client({
@@ -151,8 +153,7 @@ async function openListening(
     client = fresh;
     askedAtMs = undefined;
     stalled = false;
-    if (isReconnect) healthySinceMs = performance.now();
-    isReconnect = true;
+    healthySinceMs = performance.now();
   };
   const lose = () => {
     client = undefined;

@@ -1,4 +1,4 @@
-import type { TaskStatus } from "@frazil/contracts";
+import { mintId, type TaskStatus } from "@frazil/contracts";
 import { TASK, target } from "../domain/lifecycles.ts";
 import type { Sql } from "./pool.ts";
 import { failureKeyOf, type OpenTask } from "./tasks.ts";
@@ -125,20 +125,41 @@ export function failTasks(sql: Sql, batch: StopBatch): Promise<Stopped> {
   return stopTasks(sql, batch, FAIL, target(TASK, "fail"));
 }
 
-/** Copies the failed and cancelled tasks of a job into its retry, in order. Keys that were found stay found. */
-export async function copyUnfinished(
+/** Tasks that one statement copies: for each it walks through the list of new ids. */
+const COPIED_PER_STATEMENT = 1_000;
+
+/** Copies the failed and cancelled tasks of a job into its retry, where each has its place in the order. Keys that were found stay found. */
+export async function copyUnfinished(sql: Sql, fromJobId: string, toJobId: string): Promise<void> {
+  for (const status of ["failed", "cancelled"] satisfies TaskStatus[]) {
+    let from: number | null = 0;
+    while (from !== null) from = await copySome(sql, fromJobId, toJobId, status, from);
+  }
+}
+
+/** Copies the first tasks of one status from this ordinal on. Returns where to go on, or null when there may be no more. */
+async function copySome(
   sql: Sql,
   fromJobId: string,
   toJobId: string,
-  ids: readonly string[],
-): Promise<void> {
-  await sql.query({
-    text: `INSERT INTO tasks (id, job_id, workspace_id, kind, status, ordinal, frame, parent_id, key, key_path, key_token, plan_id, attempts_max)
-      SELECT ($3::text[])[place], $2, workspace_id, kind, 'queued', ordinal, frame, parent_id, key, key_path, key_token, plan_id,
-        (SELECT attempts_max FROM jobs WHERE id = $2)
-      FROM (SELECT *, row_number() OVER (ORDER BY ordinal) AS place FROM tasks WHERE job_id = $1 AND status IN ('failed', 'cancelled')) old`,
-    values: [fromJobId, toJobId, ids],
+  status: TaskStatus,
+  from: number,
+): Promise<number | null> {
+  const rows = await sql.query<{ copied: number; last: number | null }>({
+    name: "copy-unfinished",
+    text: `WITH old AS MATERIALIZED (
+        SELECT *, row_number() OVER (ORDER BY ordinal) AS place FROM tasks
+        WHERE job_id = $1 AND status = $3 AND ordinal >= $4 ORDER BY ordinal LIMIT cardinality($5::text[])
+      ), copied AS (
+        INSERT INTO tasks (id, job_id, workspace_id, kind, status, ordinal, frame, parent_id, key, key_path, key_token, plan_id, attempts_max)
+        SELECT ($5::text[])[place], $2, workspace_id, kind, 'queued', ordinal, frame, parent_id, key, key_path, key_token, plan_id,
+          (SELECT attempts_max FROM jobs WHERE id = $2)
+        FROM old
+      )
+      SELECT count(*)::int AS copied, max(ordinal) AS last FROM old`,
+    values: [fromJobId, toJobId, status, from, Array.from({ length: COPIED_PER_STATEMENT }, () => mintId("task"))],
   });
+  const { copied, last } = rows[0] as { copied: number; last: number | null };
+  return last === null || copied < COPIED_PER_STATEMENT ? null : last + 1;
 }
 
 export async function countUnfinished(sql: Sql, jobId: string): Promise<{ splits: number; tasks: number }> {

@@ -60,6 +60,8 @@ export const topics = {
   room: (clusterId: string) => `room:${clusterId}`,
   /** Attempts of this job that are on nodes were ended. */
   cancel: (jobId: string) => `cancel:${jobId}`,
+  /** The slots of this attempt are free, at the process that the node is connected to. */
+  freed: (nodeId: string, attempt: string) => `freed:${nodeId} ${attempt}`,
   /** A user's token, by its prefix, or a node's was changed, by whomever: triggers of the database announce it. */
   token: (prefix: string) => `token:${prefix}`,
   node: (nodeId: string) => `node:${nodeId}`,

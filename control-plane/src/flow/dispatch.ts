@@ -1,7 +1,18 @@
-import type { AttemptRef, LeaseBatch, RunTemplate } from "@frazil/contracts";
-import type { LeasedTask } from "./deps.ts";
+import { type AttemptRef, type LeaseBatch, type RunTemplate, TaskId } from "@frazil/contracts";
+import { type ConnectedNode, type LeasedTask, topics } from "./deps.ts";
 import { type DispatchDeps, type DispatchState, makeDispatchState, refill, wake, wakeSoon } from "./fill.ts";
-import { addLink, CLAIM_KEY, drop, expectLink, forgetLink, hold, holdAs, keyOf, type Link } from "./links.ts";
+import {
+  addLink,
+  attemptOf,
+  CLAIM_KEY,
+  drop,
+  expectLink,
+  forgetLink,
+  hold,
+  holdAs,
+  keyOf,
+  type Link,
+} from "./links.ts";
 import { callBackEnded, recallLate } from "./recall.ts";
 import { batchOf, messagesOf, runsOf } from "./run-batches.ts";
 
@@ -19,8 +30,10 @@ export interface Dispatcher {
   disconnect(link: Link): void;
   /** The node says what it has. What it did not name for as long as a lease lasts, it does not have: those slots are free. */
   keep(nodeId: string, holding: readonly AttemptRef[]): void;
-  /** An attempt's slots are free again. */
+  /** An attempt's slots are free again. When the node is not connected here, whoever it is connected to is told. */
   release(nodeId: string, attempt: AttemptRef, taskMs: number | undefined): void;
+  /** Another process was told that the slots of this attempt are free. */
+  hearFreed(nodeAndAttempt: string): void;
   /** Attempts of this job were ended, maybe by another process: tells the nodes that are connected here to stop those that they have. */
   cancel(jobId: string): void;
   wake(clusterId: string): void;
@@ -29,8 +42,8 @@ export interface Dispatcher {
   /** The claimed node got the task, in the database; now it is pushed. */
   deliver(claim: Claim, task: LeasedTask, template: RunTemplate): void;
   unclaim(claim: Claim): void;
-  /** Content of a lease that was too large for a message. */
-  describe(nodeId: string, attempts: readonly AttemptRef[]): Promise<LeaseBatch[]>;
+  /** Content of a lease that was too large for a message. The node may be connected to another process. */
+  describe(node: Pick<ConnectedNode, "id" | "shape">, attempts: readonly AttemptRef[]): Promise<LeaseBatch[]>;
   /** A node that is connected here: of this cluster, or of any of the workspace's. */
   anyLink(workspaceId: string, clusterId: string | null): Link | undefined;
   stats(): { nodes: number; slots: number; held: number };
@@ -53,7 +66,15 @@ export function makeDispatcher(deps: DispatchDeps): Dispatcher {
       if (!links.byCluster.has(link.clusterId)) state.progress.delete(link.clusterId);
     },
     keep: (nodeId, holding) => keep(state, nodeId, holding),
-    release: (nodeId, attempt, ms) => release(state, nodeId, attempt, ms),
+    release(nodeId, attempt, ms) {
+      if (links.byNode.has(nodeId)) release(state, nodeId, attempt, ms);
+      // What a node sends may be anything: only what is short and of one line is fit to be a topic.
+      else if (TaskId.safeParse(attempt.taskId).success) deps.changes.notify(topics.freed(nodeId, keyOf(attempt)));
+    },
+    hearFreed(nodeAndAttempt) {
+      const [nodeId = "", key = ""] = nodeAndAttempt.split(" ");
+      release(state, nodeId, attemptOf(key), undefined);
+    },
     cancel(jobId) {
       callBackEnded(state, jobId).catch((error) =>
         deps.log.error({ err: error, job: jobId }, "could not tell of a cancel"),
@@ -63,7 +84,7 @@ export function makeDispatcher(deps: DispatchDeps): Dispatcher {
     claim: (wanted) => claim(state, wanted),
     deliver: (claimed, task, template) => deliver(state, claimed, task, template),
     unclaim: (claimed) => unclaim(state, claimed),
-    describe: (nodeId, attempts) => describe(state, nodeId, attempts),
+    describe: (node, attempts) => describe(deps, node, attempts),
     anyLink: (workspaceId, clusterId) =>
       [...links.byNode.values()].find(
         ({ link }) => link.workspaceId === workspaceId && (clusterId === null || link.clusterId === clusterId),
@@ -153,14 +174,16 @@ function keep(state: DispatchState, nodeId: string, holding: readonly AttemptRef
   if (linkState.usedSlots > linkState.link.slots) recallLate(state.times, linkState, AHEAD_LATE_MS);
 }
 
-async function describe(state: DispatchState, nodeId: string, attempts: readonly AttemptRef[]): Promise<LeaseBatch[]> {
-  const { deps } = state;
-  const slots = state.links.byNode.get(nodeId)?.link.slots ?? 1;
+async function describe(
+  deps: DispatchDeps,
+  node: Pick<ConnectedNode, "id" | "shape">,
+  attempts: readonly AttemptRef[],
+): Promise<LeaseBatch[]> {
   const batches: LeaseBatch[] = [];
-  const tasks = await deps.db.leasing.loadLeased(deps.pool, nodeId, attempts);
+  const tasks = await deps.db.leasing.loadLeased(deps.pool, node.id, attempts);
   for (const [jobId, ofJob] of Map.groupBy(tasks, (task) => task.job_id)) {
     const template = await deps.templates.of(jobId);
-    for (const run of runsOf(deps, template, ofJob, slots)) batches.push(batchOf(run, template, ofJob));
+    for (const run of runsOf(deps, template, ofJob, node.shape.cpus)) batches.push(batchOf(run, template, ofJob));
   }
   return batches;
 }

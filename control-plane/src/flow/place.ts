@@ -80,10 +80,11 @@ async function settleNodes(deps: Deps, cluster: ClusterRow): Promise<NodeRow[]> 
   const nodes = await deps.db.clusters.listNodes(deps.pool, cluster.id);
   const alive = await cloud.listAlive(nodes.map(asMachine));
   const serving: NodeRow[] = [];
-  // What nodes said while Postgres was away was kept by nobody.
-  const isJudged = deps.changes.healthyForMs() >= NODE_SILENT_SECONDS_MAX * 1_000;
+  // What nodes said while Postgres or every control plane was away was kept by nobody.
+  const heardForSeconds = deps.changes.healthyForMs() / 1_000;
   for (const node of nodes) {
-    const verdict = judgeNode(isJudged ? node : { ...node, silent_seconds: 0 }, alive.has(node.id));
+    const silent_seconds = Math.min(node.silent_seconds, heardForSeconds);
+    const verdict = judgeNode({ ...node, silent_seconds }, alive.has(node.id));
     if (verdict === "serves") serving.push(node);
     else await giveUpNode(deps, node, cloud, verdict);
   }

@@ -45,12 +45,7 @@ export async function retryJob(deps: Deps, { workspaceId, user, jobId, idempoten
       { kind: "query", ids: [], frames: [], planIds: [], more: 0, newPlan: null, claim: null },
     );
     if (made === undefined) return undefined;
-    await deps.db.jobTasks.copyUnfinished(
-      sql,
-      jobId,
-      made.id,
-      Array.from({ length: open.splits + open.tasks }, () => mintId("task")),
-    );
+    await deps.db.jobTasks.copyUnfinished(sql, jobId, made.id);
     return deps.db.jobEnds.tallyJob(sql, made, {
       jobId: made.id,
       ...NOTHING_COUNTED,

@@ -245,7 +245,8 @@ export async function requeueHeld(deps: SettleDeps, nodeId: string, has: readonl
 export async function expire(deps: SettleDeps): Promise<void> {
   await settleLost(deps, async (sql) => {
     const expired = await deps.db.tasks.lockExpired(sql, LOST_BATCH_MAX);
-    // Nobody could renew a lease while Postgres was away, which may have been while it was asked this very question: nodes get time to come back.
+    // Nobody could renew a lease while Postgres or every control plane was away, and Postgres may have been while it was asked this very question:
+    // nodes get time to come back.
     return deps.changes.healthyForMs() < LEASE_TTL_MS ? { jobs: [], tasks: [] } : expired;
   });
 }

@@ -53,7 +53,7 @@ export function agentRoutes(deps: NodeDeps): Hono<AppEnv> {
   });
   app.post("/v1/agent/leases", node, async (c) => {
     const { tasks } = await readBody(c, LeaseQuery);
-    return c.json({ batches: await deps.dispatcher.describe(c.get("node").id, tasks) });
+    return c.json({ batches: await deps.dispatcher.describe(c.get("node"), tasks) });
   });
   app.get("/v1/agent/plans/:id", node, async (c) => {
     const { workspace_id: workspaceId } = c.get("node");

@@ -12,6 +12,8 @@ let submit: WarmCluster["submit"];
 let submitAndTake: WarmCluster["submitAndTake"];
 beforeAll(async () => {
   test = await startTestControlPlane();
+  // As one that has been there for long: what was not renewed has expired.
+  vi.spyOn(test.plane.deps.changes, "healthyForMs").mockReturnValue(Number.POSITIVE_INFINITY);
 });
 afterAll(() => test.close());
 /** Each test has a node of its own: one that loses slots fails alone. */

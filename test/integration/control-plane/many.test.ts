@@ -181,6 +181,28 @@ describe("frames that fail", () => {
     });
   });
 
+  it("are run again though there are very many, those that were cancelled too: each in its place, with its plan", async () => {
+    const FRAMES = 20_000;
+    const plans = ["plan zero", "plan one", "plan two"];
+    const frames = Array.from({ length: FRAMES }, (_, frame) => frame % 3);
+    const { id } = await test.api.submit(manyFrames(plans, frames, onCluster()));
+    const { task } = await warm.node.takeRun();
+    await warm.node.finish(task, fate(3));
+    await test.api.post(`/v1/jobs/${id}/cancel`);
+    expect((await test.api.ended(id)).counts).toMatchObject({ failed: 1, cancelled: FRAMES - 1 });
+    // Some of both, also where one batch ends.
+    await test.sql("UPDATE tasks SET status = 'failed' WHERE job_id = $1 AND ordinal % 7 = 0", [id]);
+    await test.sql("UPDATE tasks SET status = 'succeeded' WHERE job_id = $1 AND ordinal % 1000 = 5", [id]);
+    const retry = await test.api.post<Job>(`/v1/jobs/${id}/retry`);
+    expect(retry.counts.total).toBe(FRAMES - FRAMES / 1000);
+    const rowsOf = (jobId: string, condition: string) =>
+      test.sql<object>(`SELECT ordinal, frame, plan_id FROM tasks WHERE job_id = $1 ${condition} ORDER BY ordinal`, [
+        jobId,
+      ]);
+    expect(await rowsOf(retry.id, "")).toEqual(await rowsOf(id, "AND ordinal % 1000 <> 5"));
+    await test.api.post(`/v1/jobs/${retry.id}/cancel`);
+  });
+
   it("can't be retried while the job still runs", async () => {
     const { id } = await submitFrames(2);
     const problem = problemOf(await test.api.request("POST", `/v1/jobs/${id}/retry`));

@@ -1,5 +1,6 @@
 import type { Cluster, FromNode, Job } from "@frazil/contracts";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
+import { runStep } from "../../../control-plane/src/flow/steps.ts";
 import { startTestControlPlane, type TestControlPlane } from "../../harness/control-plane.ts";
 import { joinNode, joinRequest, letWork, startFakeNode } from "../../harness/fake-node.ts";
 import { oneQuery, succeeded } from "../../harness/submissions.ts";
@@ -10,6 +11,12 @@ beforeAll(async () => {
   test = await startTestControlPlane({ expectedErrors: /the cloud's API is down|could not make a machine/ });
 });
 afterAll(() => test.close());
+
+/** The control plane has been there for so long, with its database: what it did not hear of meanwhile was silent. */
+function makeThereFor({ plane }: TestControlPlane, seconds: number): void {
+  vi.spyOn(plane.deps.changes, "healthyForMs").mockReturnValue(seconds * 1_000);
+}
+beforeEach(() => makeThereFor(test, 3_600));
 
 const clusterOf = (id: string) => test.api.get<Cluster>(`/v1/clusters/${id}`);
 const nodesOf = (clusterId: string) =>
@@ -117,11 +124,48 @@ describe("a node that is lost", () => {
   });
 });
 
+describe("a node that nobody could hear, for there was no control plane", () => {
+  it("keeps its tasks: one that starts waits for it to come back", async () => {
+    const warm = await test.warmCluster();
+    const { job, task } = await warm.submitAndTake();
+    makeThereFor(test, 0);
+    await warm.node.disconnect();
+    await makeSilent(warm.node.id, 600);
+    await test.sql("UPDATE tasks SET lease_expires_at = now() - interval '10 minutes' WHERE id = $1", [task.taskId]);
+    const started = await startTestControlPlane({ beside: test });
+    try {
+      await runStep(started.plane.deps, "supervise", warm.clusterId);
+      await runStep(started.plane.deps, "expire", "leases");
+      await warm.node.reconnect([task]);
+      expect(await warm.node.finish(task, succeeded(4))).toBe(true);
+    } finally {
+      await started.close();
+    }
+    expect((await test.api.ended(job.id)).result?.rows).toBe(4);
+    expect(await nodesOf(warm.clusterId)).toEqual([{ id: warm.node.id, status: "ready" }]);
+    expect(test.cloud.destroyed.map((one) => one.nodeId)).not.toContain(warm.node.id);
+  });
+
+  it("is replaced some seconds after one started, when no machine came of its order", async () => {
+    const { id } = await test.api.post<Cluster>("/v1/clusters", { context: { cpus: 1, memoryGiB: 12 } });
+    const { nodeId } = await test.cloud.orderOf(id, 0);
+    test.cloud.lose(nodeId);
+    makeThereFor(test, 9);
+    await makeSilent(nodeId, 600);
+    await runStep(test.plane.deps, "supervise", id);
+    expect(await nodesOf(id)).toEqual([{ id: nodeId, status: "requested" }]);
+    makeThereFor(test, 11);
+    await runStep(test.plane.deps, "supervise", id);
+    await test.cloud.orderOf(id, 1);
+  });
+});
+
 describe("a node that says nothing for as long as a lease lasts", () => {
   const LEASE_TTL_MS = 1_000;
   let quick: TestControlPlane;
   beforeAll(async () => {
     quick = await startTestControlPlane({ leaseTtlMs: LEASE_TTL_MS });
+    makeThereFor(quick, 3_600);
   });
   afterAll(() => quick.close());
 

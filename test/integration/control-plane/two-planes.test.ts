@@ -1,9 +1,9 @@
-import type { Job } from "@frazil/contracts";
+import { type Job, mintId } from "@frazil/contracts";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type Api, openApi } from "../../harness/api.ts";
 import { startTestControlPlane, type TestControlPlane } from "../../harness/control-plane.ts";
-import { type FakeNode, letWork, makeFakeNode } from "../../harness/fake-node.ts";
-import { manyFrames, oneQuery, succeeded } from "../../harness/submissions.ts";
+import { type FakeNode, letWork, makeFakeNode, USAGE } from "../../harness/fake-node.ts";
+import { manyFrames, oneQuery, SHAPE, succeeded } from "../../harness/submissions.ts";
 import { waitUntil } from "../../harness/wait-until.ts";
 
 let first: TestControlPlane;
@@ -86,6 +86,46 @@ describe("two control planes on one database", () => {
       return heard;
     });
     await listening;
+  });
+
+  it("give a node the content of a lease that the other sent it, as that one does", async () => {
+    const warm = await first.warmCluster();
+    const node = await connectTo(second, warm.node);
+    const env = { LARGE: "v".repeat(32_000), LARGER: "w".repeat(32_000) };
+    const { id } = await api.submit(oneQuery({ context: { ...SHAPE, env }, clusterId: warm.clusterId }));
+    const { tasks } = await node.take("lease_by_reference");
+    const { run, template, task } = await node.takeRun();
+    // A query has its node to itself.
+    expect(run.slots).toBe(SHAPE.cpus);
+    const ofFirst = await openApi(first.address, node.token).post("/v1/agent/leases", { tasks });
+    expect(ofFirst).toEqual({ batches: [{ runs: [run], template }] });
+    await node.finish(task, succeeded());
+    await api.ended(id);
+    await node.disconnect();
+  });
+
+  it("tell each other of slots that are free, when the report came to the one that the node is not connected to", async () => {
+    const warm = await first.warmCluster();
+    const node = await connectTo(first, warm.node);
+    const running = await warm.submit();
+    const { task } = await node.takeRun();
+    await warm.submit();
+    const outcome = succeeded(2, {
+      locations: Array.from({ length: 1_000 }, (_, part) => `/results/${"x".repeat(60)}${part}`),
+    });
+    const message = { type: "finished", taskId: task.taskId, attempt: 1, outcome, usage: USAGE, openedPython: false };
+    await openApi(second.address, node.token).post("/v1/agent/messages", { messages: [message] });
+    expect((await api.ended(running.id)).result?.rows).toBe(2);
+    // It has one node, which a query takes whole.
+    expect(await node.finish((await node.takeRun()).task, succeeded())).toBe(true);
+    await node.disconnect();
+  });
+
+  it("tell each other of much at once", async () => {
+    const topics = Array.from({ length: 500 }, () => `freed:${mintId("node")} ${mintId("task")}#10000`);
+    const heard = Promise.all(topics.map((topic) => hears(first, topic)));
+    for (const topic of topics) second.plane.deps.changes.notify(topic);
+    await heard;
   });
 
   it("order each node once, whoever looks after the cluster", async () => {
