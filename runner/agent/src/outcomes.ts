@@ -20,7 +20,7 @@ export function failed(error: ErrorInfo, retryable: boolean): Outcome {
   return { kind: "failed", error: { ...error, message: error.message.slice(0, ERROR_MESSAGE_CHARS_MAX) }, retryable };
 }
 
-/** What becomes of a task whose engine is gone without an answer. `together`: so many keys were open in it, and any of them may be to blame. */
+/** What becomes of a task whose engine is gone without an answer. `together`: so many keys ran in it, any of which may be to blame. */
 export function outcomeOfEnd(end: EngineEnd, stop: Stop | undefined, together = 1): Outcome {
   if (stop === undefined) return outcomeOfLoss(end);
   const excess = together > 1 ? excessOf(stop) : undefined;

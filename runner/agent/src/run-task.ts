@@ -187,7 +187,7 @@ function converse(deps: RunDeps, run: ActiveRun, engine: Engine, plans: PlansByT
         over();
         const again = unbegun(run);
         const lost = openTasks(run).filter((task) => !again.includes(task));
-        const together = lost.filter((task) => task.status === "open").length;
+        const together = suspectsOf(run, lost);
         for (const task of lost)
           answer(deps, run, task, outcomeOfLost(task, end, run.stopped, together), usageOfLost(watch));
         resolve(again);
@@ -226,6 +226,12 @@ function unbegun(run: ActiveRun): readonly TaskState[] {
   if (!isMany(run) || run.stopped?.kind === "draining") return [];
   const current = currentOf(run);
   return openTasks(run).filter((task) => task !== current);
+}
+
+/** How many keys may be to blame for the end of their engine: what it holds may be of those that it answered, the time that is over is not. */
+function suspectsOf(run: ActiveRun, lost: readonly TaskState[]): number {
+  if (isMany(run)) return 1;
+  return run.stopped?.kind === "timed_out" ? lost.filter((task) => task.status === "open").length : run.tasks.size;
 }
 
 /** The engine ended the run without an answer for each task: as good as an engine that is gone. */

@@ -55,6 +55,8 @@ def restore(before: Surroundings) -> None:
         os.environ.update(before.environment)
     sys.stdout, sys.stderr = before.stdout, before.stderr
     warnings.showwarning = before.showwarning
+    # What a library sets when it is imported goes, too. It would be worse if a filter of the user's stayed that turns
+    # warnings into errors.
     if warnings.filters != before.warning_filters:
         warnings.filters = []
         # Python is told by this that its notes of warnings that were shown once are void.
