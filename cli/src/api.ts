@@ -83,7 +83,7 @@ export function openApi(transport: Transport) {
       }),
     submitLines: (makeLines: () => AsyncIterable<Uint8Array>, sending: Sending = {}) =>
       post(Job, "/v1/jobs", sending, { body: { type: NDJSON_TYPE, make: makeLines } }),
-    job: (id: string) => get(Job, `/v1/jobs/${part(id)}`),
+    job: (id: string, rest: Partial<Request> = {}) => get(Job, `/v1/jobs/${part(id)}`, undefined, rest),
     /** The job once it has ended, or has a revision above the given one, or after the time. */
     waitJob: (id: string, timeoutSeconds: number, revision?: number, rest: Partial<Request> = {}) =>
       get(
@@ -127,26 +127,6 @@ async function* readJobEvents(
   for await (const { event, data } of readEvents(chunks)) {
     if (event === "log") yield { type: "log", line: check(LogLine, path, JSON.parse(data)) };
     else if (event === "job" || event === "end") yield { type: event, job: check(Job, path, JSON.parse(data)) };
-  }
-}
-
-/** All pages, one item after the other, at most `max` items. */
-export async function* readPages<T>(
-  load: (cursor: string | undefined) => Promise<Page<T>>,
-  max: number,
-): AsyncGenerator<T> {
-  let cursor: string | undefined;
-  let count = 0;
-  while (true) {
-    const page = await load(cursor);
-    for (const item of page.items) {
-      if (count >= max) return;
-      count += 1;
-      yield item;
-    }
-    // A cursor that does not move would never end.
-    if (page.items.length === 0 || page.nextCursor === null || page.nextCursor === cursor) return;
-    cursor = page.nextCursor;
   }
 }
 

@@ -4,10 +4,10 @@ import { CliError, usageError } from "./cli-error.ts";
 import type { ClustersOptions, StartOptions } from "./commands/clusters.ts";
 import { EXIT, type ExitCode } from "./exit-codes.ts";
 import { formatAgo, formatCount, formatDuration, withoutControls } from "./format.ts";
-import { RECONNECT_MS, withInterrupt } from "./job-end.ts";
+import { RECONNECT_MS, withDeadline, withInterrupt } from "./job-end.ts";
 import { checkId } from "./job-ids.ts";
 import { makeContext } from "./job-spec.ts";
-import { readList, showCursor } from "./lists.ts";
+import { showList } from "./lists.ts";
 import { describeError } from "./outcome.ts";
 import { paintStatus } from "./paint.ts";
 import type { Session } from "./session.ts";
@@ -18,13 +18,10 @@ const HELD_SECONDS = 20;
 export async function listClusters(session: Session, options: ClustersOptions): Promise<ExitCode> {
   const api = await session.api();
   const { status } = options;
-  const list = await readList(options, (page) => api.clusters({ status, ...page }));
-  if (session.json) session.printJson(list);
-  else if (session.quiet) for (const cluster of list.items) session.print(cluster.id);
-  else if (list.items.length === 0) session.note("no clusters");
-  else showClusters(session, list.items);
-  showCursor(session, list);
-  return EXIT.ok;
+  return showList(session, options, (page) => api.clusters({ status, ...page }), {
+    lines: (cluster) => [cluster.id],
+    show: (clusters) => (clusters.length === 0 ? session.note("no clusters") : showClusters(session, clusters)),
+  });
 }
 
 function showClusters(session: Session, clusters: readonly Cluster[]): void {
@@ -116,23 +113,21 @@ async function untilReady(
   const hint = `\`pc clusters stop ${first.id}\` stops it`;
   const interrupted = () =>
     new CliError("interrupted", EXIT.interrupted, `interrupted; cluster ${first.id} goes on starting`, { hint });
+  const timedOut = () =>
+    new CliError(
+      "await_timeout",
+      EXIT.waitTimedOut,
+      `cluster ${first.id} was not ready when the time to wait was over`,
+      { hint },
+    );
   let cluster = first;
+  const wait = async (signal: AbortSignal) => {
+    while (cluster.status === "requested" || cluster.status === "starting")
+      cluster = await api.waitCluster(first.id, HELD_SECONDS, { signal, retryMs: RECONNECT_MS });
+  };
   session.note(`${first.id} is starting`);
   try {
-    await withInterrupt(session.io, interrupted, async (signal) => {
-      while (cluster.status === "requested" || cluster.status === "starting") {
-        const leftMs = deadlineAt === undefined ? Number.POSITIVE_INFINITY : deadlineAt - Date.now();
-        if (leftMs <= 0)
-          throw new CliError(
-            "await_timeout",
-            EXIT.waitTimedOut,
-            `cluster ${first.id} was not ready when the time to wait was over`,
-            { hint },
-          );
-        const heldSeconds = Number(Math.min(HELD_SECONDS, leftMs / 1_000).toFixed(3));
-        cluster = await api.waitCluster(first.id, heldSeconds, { signal, retryMs: Math.min(RECONNECT_MS, leftMs) });
-      }
-    });
+    await withInterrupt(session.io, interrupted, (signal) => withDeadline(deadlineAt, timedOut, wait, signal));
     return { cluster };
   } catch (error) {
     if (error instanceof CliError && (error.code === "interrupted" || error.code === "await_timeout"))

@@ -8,6 +8,7 @@ export const EXIT = {
   cancelled: 5,
   waitTimedOut: 6,
   bug: 70,
+  outputFailed: 74,
   interrupted: 130,
 } as const;
 export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
@@ -21,4 +22,5 @@ export const EXIT_CODES_HELP = `Exit codes:
   5    the job was cancelled
   6    the time to wait was over; the job goes on
   70   a bug of this program
+  74   stdout could not be written to (a full disk, say)
   130  interrupted (Ctrl-C); the job goes on`;

@@ -3,10 +3,9 @@ import { isFinalJobStatus, type Job, type LogLine } from "@frazil/contracts";
 import type { Api } from "./api.ts";
 import { CliError } from "./cli-error.ts";
 import { backoffMs } from "./http.ts";
-import { RECONNECT_MS, waitTimedOut } from "./job-end.ts";
+import { RECONNECT_MS } from "./job-end.ts";
 
 export interface Following {
-  readonly deadlineAt?: number | undefined;
   readonly signal: AbortSignal;
   readonly onLog: (line: LogLine) => void;
   readonly onJob?: ((job: Job) => void) | undefined;
@@ -16,20 +15,14 @@ export interface Following {
 
 /** Reads a job's event stream to its end. A broken stream is opened again after the last log line that came, so that none is lost or shown twice. */
 export async function followJob(api: Api, jobId: string, following: Following): Promise<Job> {
-  const { deadlineAt, signal } = following;
-  const timeout = deadlineAt === undefined ? undefined : timeoutSignal(jobId, deadlineAt);
-  const either = timeout === undefined ? signal : AbortSignal.any([signal, timeout.signal]);
+  const { signal } = following;
   const place: Place = { after: following.after, heardAt: Date.now(), failures: 0, askedForRest: false };
-  try {
-    while (true) {
-      const ended = await readOnce(api, jobId, following, place, either);
-      if (ended !== undefined) return ended;
-      if (either.aborted) throw either.reason;
-      place.failures += 1;
-      await sleep(backoffMs(place.failures, Math.random()), undefined, { signal: either }).catch(() => {});
-    }
-  } finally {
-    timeout?.clear();
+  while (true) {
+    const ended = await readOnce(api, jobId, following, place);
+    if (ended !== undefined) return ended;
+    if (signal.aborted) throw signal.reason;
+    place.failures += 1;
+    await sleep(backoffMs(place.failures, Math.random()), undefined, { signal }).catch(() => {});
   }
 }
 
@@ -42,13 +35,8 @@ interface Place {
 }
 
 /** One connection's worth of events. The job once it has ended; undefined when the stream broke and may be opened again. */
-async function readOnce(
-  api: Api,
-  jobId: string,
-  following: Following,
-  place: Place,
-  signal: AbortSignal,
-): Promise<Job | undefined> {
+async function readOnce(api: Api, jobId: string, following: Following, place: Place): Promise<Job | undefined> {
+  const { signal } = following;
   try {
     for await (const event of api.events(jobId, place.after, signal)) {
       place.heardAt = Date.now();
@@ -61,7 +49,7 @@ async function readOnce(
       following.onJob?.(event.job);
       if (event.type === "end") return event.job;
     }
-    return await endedMeanwhile(api, jobId, place);
+    return await endedMeanwhile(api, jobId, place, signal);
   } catch (error) {
     if (signal.aborted) throw signal.reason;
     const broken =
@@ -73,16 +61,10 @@ async function readOnce(
 }
 
 /** A server ends a stream after a while, without `end`. If the job has ended meanwhile, the rest is asked for once; then its status counts. */
-async function endedMeanwhile(api: Api, jobId: string, place: Place): Promise<Job | undefined> {
-  const job = await api.job(jobId);
+async function endedMeanwhile(api: Api, jobId: string, place: Place, signal: AbortSignal): Promise<Job | undefined> {
+  const job = await api.job(jobId, { signal });
   if (!isFinalJobStatus(job.status)) return undefined;
   if (place.askedForRest) return job;
   place.askedForRest = true;
   return undefined;
-}
-
-function timeoutSignal(jobId: string, deadlineAt: number): { signal: AbortSignal; clear: () => void } {
-  const controller = new AbortController();
-  const timer = setTimeout(() => controller.abort(waitTimedOut(jobId)), Math.max(deadlineAt - Date.now(), 0));
-  return { signal: controller.signal, clear: () => clearTimeout(timer) };
 }

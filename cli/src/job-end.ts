@@ -52,3 +52,29 @@ export async function withInterrupt<T>(
     stopListening();
   }
 }
+
+/** A timer can't be set further ahead: setTimeout takes more for 1 ms. */
+const TIMER_MS_MAX = 2 ** 31 - 1;
+
+/** Runs a body with a signal that the deadline aborts with the given error, if there is a deadline, and that `outer` aborts too. */
+export async function withDeadline<T>(
+  deadlineAt: number | undefined,
+  error: () => CliError,
+  body: (signal: AbortSignal) => Promise<T>,
+  outer: AbortSignal = new AbortController().signal,
+): Promise<T> {
+  if (deadlineAt === undefined) return body(outer);
+  const controller = new AbortController();
+  let timer: NodeJS.Timeout | undefined;
+  const abortOrSleep = () => {
+    const leftMs = deadlineAt - Date.now();
+    if (leftMs <= 0) controller.abort(error());
+    else timer = setTimeout(abortOrSleep, Math.min(leftMs, TIMER_MS_MAX));
+  };
+  abortOrSleep();
+  try {
+    return await body(AbortSignal.any([outer, controller.signal]));
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -3,7 +3,7 @@ import type { Api } from "./api.ts";
 import type { JobOptions } from "./commands/job.ts";
 import { EXIT, type ExitCode } from "./exit-codes.ts";
 import { formatAgo, formatCount, formatDuration, withoutControls } from "./format.ts";
-import { type ListOptions, readList, showCursor } from "./lists.ts";
+import { type ListOptions, showList } from "./lists.ts";
 import { countsInWords, describeError, formatKey, printResults, showFailures, showResult } from "./outcome.ts";
 import { paintStatus } from "./paint.ts";
 import type { Session } from "./session.ts";
@@ -87,12 +87,10 @@ function hintsOf(job: Job): string[] {
 
 export async function listTasks(session: Session, api: Api, jobId: string, options: JobOptions): Promise<ExitCode> {
   const { status } = options;
-  const list = await readList(options, (page) => api.tasks(jobId, { status, ...page }));
-  if (session.json) session.printJson(list);
-  else if (session.quiet) for (const task of list.items) session.print(task.id);
-  else showTasks(session, list.items);
-  showCursor(session, list);
-  return EXIT.ok;
+  return showList(session, options, (page) => api.tasks(jobId, { status, ...page }), {
+    lines: (task) => [task.id],
+    show: (tasks) => showTasks(session, tasks),
+  });
 }
 
 function showTasks(session: Session, tasks: readonly Task[]): void {
@@ -131,14 +129,10 @@ function taskCells({ io, paint }: Session, task: Task): string[] {
 }
 
 export async function listResults(session: Session, api: Api, jobId: string, options: ListOptions): Promise<ExitCode> {
-  const list = await readList(options, (page) => api.results(jobId, page));
-  if (session.json) session.printJson(list);
-  else if (session.quiet)
-    for (const { locations } of list.items) for (const location of locations) session.print(location);
-  else if (list.items.length === 0) session.note("no results");
-  else printResults(session, list.items);
-  showCursor(session, list);
-  return EXIT.ok;
+  return showList(session, options, (page) => api.results(jobId, page), {
+    lines: ({ locations }) => locations,
+    show: (results) => (results.length === 0 ? session.note("no results") : printResults(session, results)),
+  });
 }
 
 export async function listFailures(session: Session, api: Api, jobId: string): Promise<ExitCode> {

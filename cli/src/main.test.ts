@@ -1,5 +1,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { closeSync, existsSync, openSync } from "node:fs";
+import type { Readable } from "node:stream";
 import { text } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
@@ -13,6 +15,8 @@ beforeEach(async () => {
   server = await startFakeServer();
 });
 afterEach(() => server.close());
+
+const DEV_FULL = "/dev/full";
 
 /** The CLI as a process of its own. */
 function start(args: string[], env: Record<string, string> = {}) {
@@ -47,5 +51,21 @@ describe("the program", () => {
     out.catch(() => undefined);
     child.stdout.once("data", () => child.stdout.destroy());
     expect([await ended, await err]).toEqual([0, ""]);
+  });
+
+  it("a reader of stderr that has gone changes nothing", async () => {
+    const { child, ended, out, err } = start(["jobs"]);
+    err.catch(() => undefined);
+    child.stderr.destroy();
+    expect([await ended, await out]).toEqual([0, ""]);
+  });
+
+  it.skipIf(!existsSync(DEV_FULL))("a disk that is full has an exit code of its own, and is said", async () => {
+    const full = openSync(DEV_FULL, "w");
+    const env = { ...process.env, ...server.env };
+    const child = spawn(process.execPath, [MAIN, "jobs", "--json"], { env, stdio: ["ignore", full, "pipe"] });
+    closeSync(full);
+    const [err, [code]] = await Promise.all([text(child.stderr as Readable), once(child, "close")]);
+    expect([code, JSON.parse(err).code]).toEqual([74, "output_failed"]);
   });
 });

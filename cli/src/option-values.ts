@@ -44,6 +44,12 @@ export function collectLabels(text: string, before: Record<string, string> | und
   return { ...before, [key]: value };
 }
 
+/** The one `--label key=value` that a list can be narrowed down by: the server takes no more, and to leave one out would show too much. */
+export function onlyLabel(text: string, before: Record<string, string> | undefined): Record<string, string> {
+  if (before !== undefined) throw new InvalidArgumentError("Only one label can be given here.");
+  return collectLabels(text, before);
+}
+
 /** Splits at the first `=`; without one, the value is undefined. */
 export function splitPair(text: string): [key: string, value: string | undefined] {
   const at = text.indexOf("=");

@@ -31,6 +31,7 @@ describe("parameters", () => {
 
   it("values with commas come as JSON", () => {
     expect(valuesOf('c=["a,b", 1, true]')).toEqual(["a,b", "1", "true"]);
+    expect(valuesOf("id=[9007199254740993, -1e3, 1.50]")).toEqual(["9007199254740993", "-1e3", "1.50"]);
   });
 
   it.each([
@@ -77,6 +78,11 @@ describe("params files", () => {
       { n: "1", s: "x" },
       { n: "2.5", s: "y" },
     ]);
+  });
+
+  it("keep numbers as they are written: ids above 2^53 too", () => {
+    const path = file("ids.ndjson", '{"id": 9007199254740993, "x": 1e3}\n');
+    expect(readParamsFile(path).map((row) => Object.fromEntries(row))).toEqual([{ id: "9007199254740993", x: "1e3" }]);
   });
 
   it.each([

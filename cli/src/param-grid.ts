@@ -32,7 +32,7 @@ export function parseParameter(text: string): Parameter {
 function parseJsonValues(text: string, given: string): string[] {
   let list: unknown;
   try {
-    list = JSON.parse(given);
+    list = parseExactly(given);
   } catch {
     throw usageError(`--param ${text}: values that begin with [ are a JSON array`);
   }
@@ -92,7 +92,7 @@ function parseNdjsonRows(path: string, text: string): Row[] {
     const where = `--params-file ${path}, line ${index + 1}`;
     let value: unknown;
     try {
-      value = JSON.parse(line);
+      value = parseExactly(line);
     } catch {
       throw usageError(`${where}: this is not JSON`);
     }
@@ -115,9 +115,28 @@ function parseCsvRows(path: string, text: string): Row[] {
   });
 }
 
+/** A number of a JSON text, as it is written there: as a JavaScript number, an id above 2^53 would become another one. */
+class WrittenNumber {
+  readonly text: string;
+  constructor(text: string) {
+    this.text = text;
+  }
+  /** For messages that show what the number stands in. */
+  toJSON(): number {
+    return Number(this.text);
+  }
+}
+
+function parseExactly(json: string): unknown {
+  // TypeScript's types do not have the third argument yet.
+  const keepNumber = (_key: string, value: unknown, context?: { source: string }): unknown =>
+    typeof value === "number" && context !== undefined ? new WrittenNumber(context.source) : value;
+  return JSON.parse(json, keepNumber);
+}
+
 function scalarText(where: string, value: unknown): string {
   if (typeof value === "string" || typeof value === "boolean") return String(value);
-  if (typeof value === "number" && Number.isFinite(value)) return String(value);
+  if (value instanceof WrittenNumber) return value.text;
   throw usageError(`${where}: ${JSON.stringify(value)} is neither text nor a number`);
 }
 

@@ -111,8 +111,8 @@ function globalOptionsOf(command: Command): GlobalOptions {
   return options;
 }
 
-/** What is known of the global options before the line has been parsed: enough to report that it can't be. */
-function guessGlobals(args: readonly string[]): GlobalOptions {
+/** What is known of the global options without parsing the line: enough to report an error. */
+export function guessGlobals(args: readonly string[]): GlobalOptions {
   return { json: args.includes("--json"), ...(args.includes("--no-color") ? { color: false } : {}) };
 }
 

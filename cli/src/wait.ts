@@ -2,7 +2,7 @@ import { isFinalJobStatus, type Job, type LogLine } from "@frazil/contracts";
 import type { Api } from "./api.ts";
 import { CliError } from "./cli-error.ts";
 import { followJob } from "./follow.ts";
-import { interrupted, RECONNECT_MS, waitTimedOut, withInterrupt } from "./job-end.ts";
+import { interrupted, RECONNECT_MS, waitTimedOut, withDeadline, withInterrupt } from "./job-end.ts";
 import { openProgress } from "./progress.ts";
 import type { Session } from "./session.ts";
 
@@ -30,14 +30,14 @@ export async function watchJob(session: Session, api: Api, first: Job, watching:
     last = job;
     progress?.update(job);
   };
+  const { deadlineAt, onLog } = watching;
+  const watch = (signal: AbortSignal) =>
+    onLog === undefined ? pollJob(api, first, { onJob, signal }) : followJob(api, first.id, { onLog, onJob, signal });
   try {
     const job = await withInterrupt(
       session.io,
       () => interrupted(first.id),
-      (signal) =>
-        watching.onLog === undefined
-          ? pollJob(api, first, { ...watching, onJob, signal })
-          : followJob(api, first.id, { deadlineAt: watching.deadlineAt, onLog: watching.onLog, onJob, signal }),
+      (signal) => withDeadline(deadlineAt, () => waitTimedOut(first.id), watch, signal),
     );
     return { job };
   } catch (error) {
@@ -52,15 +52,11 @@ export async function watchJob(session: Session, api: Api, first: Job, watching:
 async function pollJob(
   api: Api,
   first: Job,
-  { deadlineAt, onJob, signal }: { deadlineAt?: number | undefined; onJob: (job: Job) => void; signal: AbortSignal },
+  { onJob, signal }: { onJob: (job: Job) => void; signal: AbortSignal },
 ): Promise<Job> {
   let job = first;
   while (!isFinalJobStatus(job.status)) {
-    const leftMs = deadlineAt === undefined ? Number.POSITIVE_INFINITY : deadlineAt - Date.now();
-    if (leftMs <= 0) throw waitTimedOut(job.id);
-    const heldSeconds = Math.min(HELD_SECONDS, leftMs / 1_000);
-    const retryMs = Math.min(RECONNECT_MS, leftMs);
-    job = await api.waitJob(job.id, Number(heldSeconds.toFixed(3)), job.revision, { signal, retryMs });
+    job = await api.waitJob(job.id, HELD_SECONDS, job.revision, { signal, retryMs: RECONNECT_MS });
     onJob(job);
   }
   return job;

@@ -1,10 +1,10 @@
 import type { Job, JobMode, JobStatus } from "@frazil/contracts";
 import { type Command, Option } from "commander";
-import { EXIT, type ExitCode } from "../exit-codes.ts";
+import type { ExitCode } from "../exit-codes.ts";
 import { formatAgo, formatDuration, withoutControls } from "../format.ts";
 import { doneCount } from "../job-end.ts";
-import { addListOptions, type ListOptions, readList, showCursor } from "../lists.ts";
-import { collectLabels } from "../option-values.ts";
+import { addListOptions, type ListOptions, showList } from "../lists.ts";
+import { onlyLabel } from "../option-values.ts";
 import { paintStatus } from "../paint.ts";
 import type { Run, Session } from "../session.ts";
 import type { Column } from "../table.ts";
@@ -34,7 +34,7 @@ export function define(command: Command, run: Run): void {
     .addOption(new Option("--status <status>", "only jobs in this status").choices(JOB_STATUSES))
     .addOption(new Option("--mode <mode>", "only jobs of this mode").choices(JOB_MODES))
     .option("--user <name>", "only this user's jobs")
-    .option("--label <key=value>", "only jobs with this label", collectLabels);
+    .option("--label <key=value>", "only jobs with this label (one at most)", onlyLabel);
   addListOptions(command);
   command.action((options: JobsOptions) => run(command, (session) => listJobs(session, options)));
 }
@@ -43,12 +43,10 @@ async function listJobs(session: Session, options: JobsOptions): Promise<ExitCod
   const api = await session.api();
   const [label] = Object.entries(options.label ?? {}).map(([key, value]) => `${key}:${value}`);
   const { status, mode, user } = options;
-  const list = await readList(options, (page) => api.jobs({ status, mode, user, label, ...page }));
-  if (session.json) session.printJson(list);
-  else if (session.quiet) for (const job of list.items) session.print(job.id);
-  else showJobs(session, list.items);
-  showCursor(session, list);
-  return EXIT.ok;
+  return showList(session, options, (page) => api.jobs({ status, mode, user, label, ...page }), {
+    lines: (job) => [job.id],
+    show: (jobs) => showJobs(session, jobs),
+  });
 }
 
 function showJobs(session: Session, jobs: readonly Job[]): void {

@@ -1,7 +1,7 @@
 import stringWidth from "string-width";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { runCli } from "../program.ts";
-import { countsOf, ended, makeError, makeResult, makeTask, START } from "../testing/fake-data.ts";
+import { countsOf, ended, makeError, makeJob, makeResult, makeTask, START } from "../testing/fake-data.ts";
 import { fakeIo } from "../testing/fake-io.ts";
 import { type FakeServer, startFakeServer } from "../testing/fake-server.ts";
 
@@ -82,6 +82,31 @@ describe("pc jobs", () => {
     expect((await run(["jobs", "--all", "--quiet"])).out.trim().split("\n")).toEqual(ids);
     expect((await run(["jobs"])).err).toContain("--cursor 20");
     expect((await run(["jobs", "--all", "--limit", "3"])).code).toBe(2);
+  });
+
+  it("refuses a second label, which the server would not look at", async () => {
+    const { code, err } = await run(["jobs", "--label", "a=1", "--label", "b=2"]);
+    expect([code, err]).toEqual([2, expect.stringContaining("Only one label can be given here.")]);
+    expect(server.received).toHaveLength(0);
+  });
+
+  it("--all has no limit, and --quiet prints each page as it comes", async () => {
+    const pages = 101;
+    const idOf = (page: number) => (index: number) => `job_${String(page * 1_000 + index).padStart(26, "0")}`;
+    const page = Array.from({ length: 1_000 }, () => makeJob());
+    const io = fakeIo({ env: server.env });
+    const printed: number[] = [];
+    server.state.intercept = ({ query: { cursor = "0" } }) => {
+      const number = Number(cursor);
+      printed.push(io.out().length);
+      const items = page.map((job, index) => ({ ...job, id: idOf(number)(index) }));
+      return { json: { items, nextCursor: number + 1 < pages ? String(number + 1) : null } };
+    };
+    expect(await runCli(io, ["jobs", "--all", "--quiet"])).toBe(0);
+    const lineLength = `${idOf(0)(0)}\n`.length;
+    expect(io.out()).toHaveLength(pages * 1_000 * lineLength);
+    expect(io.out().endsWith(`${idOf(pages - 1)(999)}\n`)).toBe(true);
+    expect(printed).toEqual(Array.from({ length: pages }, (_, count) => count * 1_000 * lineLength));
   });
 
   it("says on stderr that there are none", async () => {
@@ -217,6 +242,12 @@ describe("pc clusters", () => {
       code: 6,
       err: expect.stringContaining("pc clusters stop"),
     });
+  });
+
+  it("start --wait-timeout ends in time when the answer never comes", { timeout: 5_000 }, async () => {
+    server.state.intercept = ({ path }) => (path.endsWith("/wait") ? "swallow" : undefined);
+    const { code, out } = await run(["clusters", "start", "--wait-timeout", "50ms"]);
+    expect([code, out]).toEqual([6, `${[...server.state.clusters.keys()][0]}\n`]);
   });
 
   it("stop takes many", async () => {

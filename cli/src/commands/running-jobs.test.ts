@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { mintId, type TaskId } from "@frazil/contracts";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { runCli } from "../program.ts";
@@ -119,6 +120,32 @@ describe("pc wait", () => {
     const { code, out, err } = await run(["wait", ...ids, "--timeout", "50ms"]);
     expect([code, out]).toEqual([6, `${ids[0]}\n`]);
     expect(err).toContain("it goes on");
+  });
+
+  it.each([
+    ["the wait", /\/wait$/, true],
+    ["the first look", /\/jobs\/job_\w+$/, false],
+  ])("ends in time when the answer to %s never comes", { timeout: 5_000 }, async (_name, swallowed, seen) => {
+    const { id } = server.addJob();
+    server.state.intercept = ({ path }) => (swallowed.test(path) ? "swallow" : undefined);
+    const { code, out, err } = await run(["wait", id, "--timeout", "50ms"]);
+    expect([code, out]).toEqual([6, seen ? `${id}\n` : ""]);
+    expect(err).toContain("it goes on");
+  });
+
+  it("ends with 6 when the server is away at the deadline", async () => {
+    const { id } = server.addJob();
+    server.state.intercept = ({ path }) => (path.endsWith("/wait") ? "drop" : undefined);
+    expect((await run(["wait", id, "--timeout", "200ms"])).code).toBe(6);
+  });
+
+  it.each(["--follow", "--quiet"])("%s takes a deadline further away than a timer can be set", async (option) => {
+    const { id } = server.addJob();
+    const { done } = start(["wait", id, option, "--timeout", "30d"]);
+    await vi.waitFor(() => expect(server.received.length).toBeGreaterThan(1));
+    await sleep(50);
+    server.update(id, ended("succeeded"));
+    expect(await done).toBe(0);
   });
 
   it("shows a bar on a terminal, and takes it away", async () => {

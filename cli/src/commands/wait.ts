@@ -30,6 +30,7 @@ export function define(command: Command, run: Run): void {
 
 async function waitForJobs(session: Session, ids: readonly string[], options: WaitOptions): Promise<ExitCode> {
   const { resolveJobId } = await import("../job-ids.ts");
+  const { waitTimedOut, withDeadline } = await import("../job-end.ts");
   const { concludeWait } = await import("../submitted.ts");
   const api = await session.api();
   const deadlineAt = options.timeout === undefined ? undefined : Date.now() + options.timeout;
@@ -37,7 +38,8 @@ async function waitForJobs(session: Session, ids: readonly string[], options: Wa
   for (const id of ids) jobIds.push(await resolveJobId(api, id));
   const codes: ExitCode[] = [];
   for (const jobId of jobIds) {
-    const job = await api.job(jobId);
+    const timedOut = () => waitTimedOut(jobId);
+    const job = await withDeadline(deadlineAt, timedOut, (signal) => api.job(jobId, { signal }));
     codes.push(await concludeWait(session, api, job, { deadlineAt, follow: options.follow ?? false }));
   }
   return codes.includes(EXIT.jobFailed) ? EXIT.jobFailed : (codes.find((code) => code !== EXIT.ok) ?? EXIT.ok);

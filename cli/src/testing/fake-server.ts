@@ -36,8 +36,8 @@ type Answer = {
   readonly headers?: Record<string, string>;
   readonly text?: string;
 };
-/** A test's own answer to a request; undefined leaves it to the server. `drop` breaks the connection. */
-type Intercept = (request: Received) => Answer | "drop" | undefined;
+/** A test's own answer to a request; undefined leaves it to the server. `drop` breaks the connection, `swallow` never answers. */
+type Intercept = (request: Received) => Answer | "drop" | "swallow" | undefined;
 
 interface JobState {
   job: Job;
@@ -132,6 +132,7 @@ async function answer(state: State, request: IncomingMessage, response: ServerRe
   };
   state.received.push(received);
   const own = state.intercept?.(received);
+  if (own === "swallow") return;
   if (own === "drop") {
     request.socket.destroy();
     return;
