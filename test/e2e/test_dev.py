@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -101,3 +102,40 @@ def test_the_control_plane_comes_back_at_the_same_address(tmp_path: Path, monkey
         assert QUERY.remote(CONTEXT).collect().item() == 6
     finally:
         running.stop()
+
+
+def test_it_listens_where_the_environment_says_and_no_database_is_its_own(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    running = start_installation(tmp_path / "home", FRAZIL_PORT=str(port), DATABASE_URL="")
+    running.stop()
+    assert running.address == f"http://127.0.0.1:{port}"
+
+
+def children_of(pid: int) -> list[str]:
+    """Command lines of what this process has started itself."""
+    try:
+        pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [Path(f"/proc/{child}/cmdline").read_text() for child in pids]
+    except OSError:
+        return []
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+def test_ctrl_c_while_the_first_start_makes_the_data_is_no_failure(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FRAZIL_")}
+    starting = subprocess.Popen(
+        ["node", str(ROOT / "dist" / "pc.mjs"), "dev", "--home", str(home)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    wait_until("initdb runs", lambda: any("initdb" in command for command in children_of(starting.pid)))
+    # A terminal sends it to the whole group.
+    os.killpg(starting.pid, signal.SIGINT)
+    _, said = starting.communicate(timeout=DEADLINE_SECONDS)
+    assert (starting.returncode, "error" in said) == (0, False), said
+    start_installation(home).stop()

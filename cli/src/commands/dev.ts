@@ -19,7 +19,7 @@ export function devOptions(command: Command): Command {
     .option("--home <dir>", "where data is kept; default: $FRAZIL_HOME, then ~/.frazil", notEmpty)
     .option(
       "--port <n>",
-      "port of the server; default: 7420, or a free one if that is taken",
+      "port of the server; default: $FRAZIL_PORT, then 7420, or a free one if that is taken",
       wholeNumber(1, PORT_MAX),
     );
 }

@@ -1,9 +1,12 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { existsSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { homedir, userInfo } from "node:os";
+import { userInfo } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { CliError, usageError } from "../cli-error.ts";
+import { homePath } from "../config.ts";
+import { EXIT } from "../exit-codes.ts";
 import { type KeptPostgres, keepPostgres } from "./kept-postgres.ts";
 import { PLANE_NODE_FLAGS } from "./plane-flags.ts";
 
@@ -22,6 +25,8 @@ interface DevFile {
 
 const NODE_MAJOR_MIN = 22;
 const DEFAULT_PORT = 7420;
+const PORT_MAX = 65_535;
+const END_SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 const START_MS_MAX = 60_000;
 const STOP_MS_MAX = 12_000;
 /** A control plane that dies is started again, with growing pauses; one that ran for a while has proven itself. */
@@ -31,65 +36,137 @@ const PROVEN_MS = 10_000;
 
 /** Runs an installation on this machine until it is told to end: Postgres, the control plane, and nodes as processes. Resolves to the exit code. */
 export async function runDev(options: DevOptions): Promise<number> {
-  if (Number.parseInt(process.versions.node, 10) < NODE_MAJOR_MIN) {
-    process.stderr.write(
-      `pc dev needs Node ${NODE_MAJOR_MIN} or newer, this is ${process.version}. \`npm run dev\` in a clone brings its own.\n`,
-    );
-    return 1;
-  }
-  const home = resolve(options.home ?? process.env.FRAZIL_HOME ?? join(homedir(), ".frazil"));
-  mkdirSync(home, { recursive: true, mode: 0o700 });
-  const first = await findRunning(home);
-  if (first !== undefined) {
-    process.stderr.write(
-      `Frazil runs already: ${first.address} (process ${first.pid}, home ${home}).\nUse it, or end it with Ctrl-C there; another --home makes a second one.\n`,
-    );
-    return 1;
-  }
-  const say = (line: string) => void (options.json ? undefined : process.stderr.write(`${line}\n`));
-  const stop = waitForSignal();
-  let postgres: KeptPostgres | undefined;
-  let databaseUrl = process.env.DATABASE_URL;
-  if (databaseUrl === undefined) {
-    say("Starting Postgres ...");
-    postgres = await keepPostgres(join(home, "postgres"), say);
-    databaseUrl = postgres.url;
-  }
-  say("Starting the control plane ...");
-  const plane = superviseControlPlane(home, { ...environment(home, databaseUrl), ...portOf(options) }, say);
+  let signals: Signals | undefined;
   try {
-    const started = await Promise.race([plane.started, stop]);
-    if (typeof started === "string") return 0;
-    writeDevFile(home, { ...started, pid: process.pid });
-    announce(started, options);
-    await Promise.race([stop, plane.failed, postgres === undefined ? stop : postgres.failed]);
-    return 0;
+    checkNode();
+    const port = portOf(options);
+    const home = resolve(options.home ?? homePath(process.env));
+    mkdirSync(home, { recursive: true, mode: 0o700 });
+    await refuseSecond(home);
+    signals = watchSignals();
+    await runUntilEnded(home, port, options, signals);
+    return EXIT.ok;
   } catch (error) {
-    process.stderr.write(`${(error as Error).message}\nThe control plane's log: ${join(home, "control-plane.log")}\n`);
-    return 1;
+    // What is wrong with the machine or its settings is no bug of the CLI; a TypeError is one.
+    if (error instanceof CliError || error instanceof TypeError) throw error;
+    throw devFailed(error as Error);
   } finally {
-    say("Stopping ...");
-    await plane.stop();
-    await postgres?.stop();
-    rmSync(join(home, "dev.json"), { force: true });
+    signals?.unwatch();
   }
 }
 
-function waitForSignal(): Promise<string> {
-  return new Promise((settle) => {
-    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => settle(signal));
-  });
+async function runUntilEnded(
+  home: string,
+  port: Record<string, string>,
+  options: DevOptions,
+  signals: Signals,
+): Promise<void> {
+  const say = (line: string) => void (options.json ? undefined : process.stderr.write(`${line}\n`));
+  let postgres: KeptPostgres | undefined;
+  let plane: ControlPlane | undefined;
+  try {
+    let databaseUrl = process.env.DATABASE_URL || undefined;
+    if (databaseUrl === undefined) {
+      say("Starting Postgres ...");
+      postgres = await keepPostgres(join(home, "postgres"), say);
+      databaseUrl = postgres.url;
+    }
+    if (signals.received()) return;
+    say("Starting the control plane ...");
+    plane = superviseControlPlane(home, { ...environment(home, databaseUrl), ...port }, say);
+    await serve(home, plane, postgres, options, signals);
+  } catch (error) {
+    // Ctrl-C in a terminal reaches initdb too, which then fails: the end that was asked for.
+    if (!signals.received()) throw error;
+  } finally {
+    if (plane !== undefined || postgres !== undefined) say("Stopping ...");
+    await plane?.stop();
+    await postgres?.stop();
+    removeDevFile(home);
+  }
+}
+
+async function serve(
+  home: string,
+  plane: ControlPlane,
+  postgres: KeptPostgres | undefined,
+  options: DevOptions,
+  signals: Signals,
+): Promise<void> {
+  const ends = [signals.first, plane.failed, ...(postgres === undefined ? [] : [postgres.failed])];
+  try {
+    const started = await Promise.race([plane.started, ...ends]);
+    if (started === undefined) return;
+    writeDevFile(home, { ...started, pid: process.pid });
+    announce(started, options);
+    await Promise.race(ends);
+  } catch (error) {
+    throw devFailed(error as Error, `the control plane's log is ${join(home, "control-plane.log")}`);
+  }
+}
+
+function checkNode(): void {
+  if (Number.parseInt(process.versions.node, 10) >= NODE_MAJOR_MIN) return;
+  throw devFailed(
+    new Error(`pc dev needs Node ${NODE_MAJOR_MIN} or newer, this is ${process.version}`),
+    "`npm run dev` in a clone brings its own",
+  );
+}
+
+async function refuseSecond(home: string): Promise<void> {
+  const first = await findRunning(home);
+  if (first === undefined) return;
+  throw devFailed(
+    new Error(`Frazil runs already: ${first.address} (process ${first.pid}, home ${home})`),
+    "use it, or end it with Ctrl-C there; another --home makes a second one",
+  );
+}
+
+function devFailed(cause: Error, hint?: string): CliError {
+  return new CliError("dev_failed", EXIT.jobFailed, cause.message, { hint, cause });
+}
+
+interface Signals {
+  /** Resolves at the first one. */
+  readonly first: Promise<undefined>;
+  received(): boolean;
+  unwatch(): void;
+}
+
+function watchSignals(): Signals {
+  const { promise: first, resolve: settle } = Promise.withResolvers<undefined>();
+  let received = false;
+  const receive = () => {
+    received = true;
+    settle(undefined);
+  };
+  for (const signal of END_SIGNALS) process.on(signal, receive);
+  return {
+    first,
+    received: () => received,
+    unwatch() {
+      for (const signal of END_SIGNALS) process.off(signal, receive);
+    },
+  };
 }
 
 /** Asks the address that an earlier run left, if its process is there: a stale file says nothing. */
 async function findRunning(home: string): Promise<DevFile | undefined> {
-  const path = join(home, "dev.json");
-  if (!existsSync(path)) return undefined;
+  const left = readDevFile(join(home, "dev.json"));
+  if (left === undefined) return undefined;
   try {
-    const left = JSON.parse(readFileSync(path, "utf8")) as DevFile;
     process.kill(left.pid, 0);
     const answer = await fetch(`${left.address}/healthz`, { signal: AbortSignal.timeout(2_000) });
     return answer.ok ? left : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Undefined when it is not there, or is no such file. */
+function readDevFile(path: string): DevFile | undefined {
+  try {
+    return (JSON.parse(readFileSync(path, "utf8")) as DevFile | null) ?? undefined;
   } catch {
     return undefined;
   }
@@ -109,15 +186,23 @@ function environment(home: string, databaseUrl: string): Record<string, string> 
 
 /** A port that was asked for must be had; the default one gives way to any free one, and is remembered. */
 function portOf(options: DevOptions): Record<string, string> {
-  return options.port === undefined
+  const asked = options.port ?? portFrom(process.env.FRAZIL_PORT || undefined);
+  return asked === undefined
     ? { FRAZIL_PORT: String(DEFAULT_PORT), FRAZIL_PORT_FALLBACK: "1" }
-    : { FRAZIL_PORT: String(options.port) };
+    : { FRAZIL_PORT: String(asked) };
+}
+
+function portFrom(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  const port = Number(text);
+  if (/^\d+$/.test(text) && port <= PORT_MAX) return port;
+  throw usageError(`FRAZIL_PORT is "${text}"`, `set it to a whole number from 0 (any free port) to ${PORT_MAX}`);
 }
 
 /** The key that seals plans and secrets at rest. Lose it and what is stored can't be opened any more. */
 function installationKey(home: string): string {
   const path = join(home, "key");
-  const kept = process.env.FRAZIL_KEY ?? readKept(path);
+  const kept = process.env.FRAZIL_KEY || readKept(path);
   if (kept !== undefined) return kept;
   const key = randomBytes(32).toString("base64");
   writeKept(path, key);
@@ -138,6 +223,12 @@ function writeDevFile(home: string, file: DevFile): void {
   writeKept(join(home, "dev.json"), JSON.stringify({ address: file.address, token: file.token, pid: file.pid }));
 }
 
+/** Another `pc dev` may have written it since. */
+function removeDevFile(home: string): void {
+  const path = join(home, "dev.json");
+  if (readDevFile(path)?.pid === process.pid) rmSync(path, { force: true });
+}
+
 interface Started {
   /** Where clients and nodes reach it. */
   readonly address: string;
@@ -146,18 +237,27 @@ interface Started {
   readonly token: string;
 }
 
+interface ControlPlane {
+  /** Rejects when it does not come up the first time. */
+  readonly started: Promise<Started>;
+  /** Rejects when it can't be started at all. */
+  readonly failed: Promise<never>;
+  stop(): Promise<void>;
+}
+
 /** Keeps a control plane running. It ends when this process does, however that ends: they hold the two ends of a channel. */
-function superviseControlPlane(home: string, env: Record<string, string>, say: (line: string) => void) {
+function superviseControlPlane(home: string, env: Record<string, string>, say: (line: string) => void): ControlPlane {
   let child: ChildProcess | undefined;
   let stopping = false;
   let timer: NodeJS.Timeout | undefined;
+  let overdue: NodeJS.Timeout | undefined;
   let fail: (error: Error) => void = () => undefined;
   const failed = new Promise<never>((_, reject) => {
     fail = reject;
   });
   failed.catch(() => undefined);
   const started = new Promise<Started>((settle, reject) => {
-    const overdue = setTimeout(
+    overdue = setTimeout(
       () => reject(new Error(`the control plane did not start within ${START_MS_MAX / 1_000} s`)),
       START_MS_MAX,
     );
@@ -176,7 +276,6 @@ function superviseControlPlane(home: string, env: Record<string, string>, say: (
       child.on("exit", (code, signal) => {
         if (stopping) return;
         if (!isUp) {
-          clearTimeout(overdue);
           reject(
             new Error(
               `the control plane ended at its start (${signal ?? `exit code ${code}`}):\n${lastLines(join(home, "control-plane.log"))}`,
@@ -195,6 +294,8 @@ function superviseControlPlane(home: string, env: Record<string, string>, say: (
   const stop = async () => {
     stopping = true;
     clearTimeout(timer);
+    // It would keep this process from ending.
+    clearTimeout(overdue);
     if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
     const ended = new Promise((settle) => child?.on("exit", settle));
     child.kill("SIGTERM");
