@@ -70,9 +70,7 @@ export async function startControlPlane(config: Config, clouds: readonly Cloud[]
   const dispatcher = makeDispatcher(base);
   const flow: Deps = { ...base, dispatcher };
   changes.onAny((topic) => {
-    if (topic.startsWith("room:")) dispatcher.wake(topic.slice("room:".length));
-    if (topic.startsWith("cancel:")) dispatcher.cancel(topic.slice("cancel:".length));
-    if (topic.startsWith("freed:")) dispatcher.hearFreed(topic.slice("freed:".length));
+    dispatcher.hear(topic);
     if (topic.startsWith("sweep:")) {
       orderSweep(flow, topic.slice("sweep:".length)).catch((error) =>
         log.warn({ err: error, topic }, "no sweep ordered"),

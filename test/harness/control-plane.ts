@@ -6,6 +6,7 @@ import type { Cluster, Job } from "@frazil/contracts";
 import { bootstrap, type Config, type ControlPlane, startControlPlane } from "@frazil/control-plane";
 import { Pool } from "pg";
 import { pino } from "pino";
+import { vi } from "vitest";
 import { type Api, openApi } from "./api.ts";
 import { createDatabase, type TestDatabase } from "./databases.ts";
 import { type FakeCloud, makeFakeCloud } from "./fake-cloud.ts";
@@ -135,6 +136,11 @@ export async function startTestControlPlane(options: TestOptions = {}): Promise<
       expectNoErrors(logLines, options.expectedErrors);
     },
   };
+}
+
+/** The control plane has been there for so long, with its database: what it did not hear of meanwhile was silent, and what was not renewed has expired. */
+export function makeThereFor({ plane }: TestControlPlane, seconds: number): void {
+  vi.spyOn(plane.deps.changes, "healthyForMs").mockReturnValue(seconds * 1_000);
 }
 
 async function holdRow(pool: Pool, table: "jobs" | "tasks", id: string): Promise<{ release(): Promise<void> }> {

@@ -63,11 +63,7 @@ export function startReplica(around: Surroundings, process: Process): Replica {
     recorder: product.record.makeRecorder(flow),
     heard: product.messages.makeHeard(flow),
   };
-  changes.onAny((topic) => {
-    if (topic.startsWith("room:")) dispatcher.wake(topic.slice("room:".length));
-    if (topic.startsWith("cancel:")) dispatcher.cancel(topic.slice("cancel:".length));
-    if (topic.startsWith("freed:")) dispatcher.hearFreed(topic.slice("freed:".length));
-  });
+  changes.onAny(dispatcher.hear);
   const replica: Replica = {
     process,
     deps,

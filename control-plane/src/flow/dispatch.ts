@@ -32,10 +32,8 @@ export interface Dispatcher {
   keep(nodeId: string, holding: readonly AttemptRef[]): void;
   /** An attempt's slots are free again. When the node is not connected here, whoever it is connected to is told. */
   release(nodeId: string, attempt: AttemptRef, taskMs: number | undefined): void;
-  /** Another process was told that the slots of this attempt are free. */
-  hearFreed(nodeAndAttempt: string): void;
-  /** Attempts of this job were ended, maybe by another process: tells the nodes that are connected here to stop those that they have. */
-  cancel(jobId: string): void;
+  /** What any process announces: work for a cluster; that attempts of a job were ended, which the nodes that are connected here stop; that slots are free. */
+  hear(topic: string): void;
   wake(clusterId: string): void;
   /** Keeps an empty node for a task that takes a whole one and is about to be inserted, unless others wait for the cluster. */
   claim(wanted: { workspaceId: string; shapeHash: string; clusterId: string | null }): Claim | undefined;
@@ -71,15 +69,7 @@ export function makeDispatcher(deps: DispatchDeps): Dispatcher {
       // What a node sends may be anything: only what is short and of one line is fit to be a topic.
       else if (TaskId.safeParse(attempt.taskId).success) deps.changes.notify(topics.freed(nodeId, keyOf(attempt)));
     },
-    hearFreed(nodeAndAttempt) {
-      const [nodeId = "", key = ""] = nodeAndAttempt.split(" ");
-      release(state, nodeId, attemptOf(key), undefined);
-    },
-    cancel(jobId) {
-      callBackEnded(state, jobId).catch((error) =>
-        deps.log.error({ err: error, job: jobId }, "could not tell of a cancel"),
-      );
-    },
+    hear: (topic) => hear(state, topic),
     wake: (clusterId) => wake(state, clusterId),
     claim: (wanted) => claim(state, wanted),
     deliver: (claimed, task, template) => deliver(state, claimed, task, template),
@@ -98,6 +88,20 @@ export function makeDispatcher(deps: DispatchDeps): Dispatcher {
       };
     },
   };
+}
+
+function hear(state: DispatchState, topic: string): void {
+  const { log } = state.deps;
+  const at = topic.indexOf(":");
+  const kind = topic.slice(0, at);
+  const about = topic.slice(at + 1);
+  if (kind === "room") wake(state, about);
+  if (kind === "cancel")
+    callBackEnded(state, about).catch((error) => log.error({ err: error, job: about }, "could not tell of a cancel"));
+  if (kind === "freed") {
+    const [nodeId = "", key = ""] = about.split(" ");
+    release(state, nodeId, attemptOf(key), undefined);
+  }
 }
 
 async function connect(state: DispatchState, link: Link, holding: readonly LeasedTask[]): Promise<void> {

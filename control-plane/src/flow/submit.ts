@@ -58,21 +58,24 @@ export async function submitOne(
   plan: Plan,
   body: Uint8Array,
 ): Promise<JobRow> {
-  const requestHash = createHash("sha256").update(body).digest();
-  return orFirst(deps, submitter, requestHash, () => acceptOne(deps, submitter, spec, plan, requestHash));
+  const asked = { submitter, spec, requestHash: createHash("sha256").update(body).digest() };
+  return orFirst(deps, asked, () => acceptOne(deps, asked, plan));
 }
 
-async function acceptOne(
-  deps: SubmitDeps,
-  submitter: Submitter,
-  spec: JobSpec,
-  plan: Plan,
-  requestHash: Buffer,
-): Promise<JobRow> {
+/** A submission without its plans. */
+interface Asked {
+  readonly submitter: Submitter;
+  readonly spec: JobSpec;
+  readonly requestHash: Buffer;
+}
+
+/** Undefined when the idempotency key was used before. */
+async function acceptOne(deps: SubmitDeps, asked: Asked, plan: Plan): Promise<JobRow | undefined> {
+  const { submitter, spec } = asked;
   const { workspace } = submitter;
   const newPlan = sealPlan(deps, workspace.id, plan.kind, planBytes(plan, spec));
   const mode = spec.partitionBy === null ? "single" : "partitioned";
-  const { draft, full } = await draftJob(deps, submitter, spec, mode, requestHash);
+  const { draft, full } = await draftJob(deps, asked, mode);
   const kind = kindOfTasks(spec);
   const taskId = mintId("task");
   const claim = deps.dispatcher.claim(draft);
@@ -87,7 +90,7 @@ async function acceptOne(
       newPlan,
       claim: claim === undefined ? null : { nodeId: claim.nodeId, ttlMs: deps.settings.leaseTtlMs },
     });
-    if (job === undefined) return await repeated(deps, draft);
+    if (job === undefined) return undefined;
     const template = makeTemplate(job, full, workspace);
     deps.templates.keep(template, draft.sealed.length);
     if (claim !== undefined && job.status === "running") {
@@ -147,18 +150,14 @@ export async function submitMany(
       `A job may have ${TASKS_PER_JOB_MAX} tasks, this one has ${planIds.length}; send it as several jobs.`,
     );
   }
-  return orFirst(deps, submitter, requestHash, () => acceptMany(deps, submitter, spec, planIds, requestHash));
+  const asked = { submitter, spec, requestHash };
+  return orFirst(deps, asked, () => acceptMany(deps, asked, planIds));
 }
 
-async function acceptMany(
-  deps: SubmitDeps,
-  submitter: Submitter,
-  spec: JobSpec,
-  planIds: FramePlans,
-  requestHash: Buffer,
-): Promise<JobRow> {
-  const { draft } = await draftJob(deps, submitter, spec, "many", requestHash);
-  const kind = kindOfTasks(spec);
+/** Undefined when the idempotency key was used before. */
+async function acceptMany(deps: SubmitDeps, asked: Asked, planIds: FramePlans): Promise<JobRow | undefined> {
+  const { draft } = await draftJob(deps, asked, "many");
+  const kind = kindOfTasks(asked.spec);
   const more = planIds.length;
   // In one transaction: nobody ever sees a part of it, and of a process that dies meanwhile nothing is left.
   const job = await deps.pool.transact(async (sql) => {
@@ -176,8 +175,7 @@ async function acceptMany(
       await deps.db.jobs.insertTasks(sql, made, kind, from, planIds.slice(from, from + TASKS_PER_INSERT));
     return made;
   });
-  if (job === undefined) return repeated(deps, draft);
-  announce(deps, job);
+  if (job !== undefined) announce(deps, job);
   return job;
 }
 
@@ -186,23 +184,25 @@ function kindOfTasks(spec: JobSpec): TaskKind {
 }
 
 /**
- * A repeat gets the job that its first request made even if it could not be made any more, because its cluster is gone for example. Looked up only then: what
- * is accepted costs no trip more.
+ * A repeat gets the job that its first request made, even if it could not be made any more: because its cluster is gone, for example. Looked up only then:
+ * what is accepted costs no trip more.
  */
 async function orFirst(
   deps: SubmitDeps,
-  { workspace, idempotencyKey }: Submitter,
-  requestHash: Buffer,
-  accept: () => Promise<JobRow>,
+  { submitter: { workspace, idempotencyKey }, requestHash }: Asked,
+  accept: () => Promise<JobRow | undefined>,
 ): Promise<JobRow> {
+  let refusal: Problem | undefined;
   try {
-    return await accept();
+    const job = await accept();
+    if (job !== undefined) return job;
   } catch (error) {
     if (!(error instanceof Problem) || idempotencyKey === null) throw error;
-    const first = await deps.db.jobs.findJobByKey(deps.pool, workspace.id, idempotencyKey);
-    if (first === undefined) throw error;
-    return sameAsFirst(first, { idempotencyKey, requestHash });
+    refusal = error;
   }
+  const first = await deps.db.jobs.findJobByKey(deps.pool, workspace.id, idempotencyKey ?? "");
+  if (first === undefined && refusal !== undefined) throw refusal;
+  return sameAsFirst(first, { idempotencyKey, requestHash });
 }
 
 /** All of a job but its plans. Specs are kept in memory, and sent with every run of the job. */
@@ -230,10 +230,8 @@ export function encodeSpec(spec: JobSpec): { bytes: Buffer; shown: JobSpec } {
   return { bytes, shown };
 }
 
-type Draft = Awaited<ReturnType<typeof draftJob>>["draft"];
-
 /** Everything about a job but its tasks, checked. */
-async function draftJob(deps: SubmitDeps, submitter: Submitter, spec: JobSpec, mode: JobMode, requestHash: Buffer) {
+async function draftJob(deps: SubmitDeps, { submitter, spec, requestHash }: Asked, mode: JobMode) {
   checkSpec(spec);
   const { workspace } = submitter;
   const target = await chooseTarget(deps, workspace, spec);
@@ -311,9 +309,4 @@ export function announce(deps: Pick<Deps, "changes" | "queue" | "log">, job: Job
     { job: job.id, workspace: job.workspace_id, mode: job.mode, tasks: job.tasks_total, cluster: job.cluster_id },
     "submitted",
   );
-}
-
-async function repeated(deps: SubmitDeps, draft: Draft): Promise<JobRow> {
-  const before = await deps.db.jobs.findJobByKey(deps.pool, draft.workspaceId, draft.idempotencyKey as string);
-  return sameAsFirst(before, draft);
 }

@@ -93,7 +93,7 @@ export function createEngines(deps: EnginesDeps): Engines {
   sweep.unref();
   const killAll = () => {
     state.closed = true;
-    for (const engine of state.engines) engine.process.kill();
+    for (const engine of state.engines) end(engine);
   };
   return {
     take: (order) => take(state, order),
@@ -101,7 +101,7 @@ export function createEngines(deps: EnginesDeps): Engines {
       if (engine.state === "busy") engine.state = "finishing";
     },
     giveBack: (engine, shareBytes) => giveBack(state, engine, shareBytes),
-    kill: (engine) => engine.process.kill(),
+    kill: end,
     list: () => state.engines,
     remember: (environment, threads) => remember(state, environment, threads),
     wantsPristine: () => wantedPristine(state).length > 0,
@@ -186,7 +186,7 @@ async function startAndAdd(state: State, order: StartOrder, workspaceId: string 
     engine.state = "ended";
   };
   engine.process.onGone = () => forget(state, engine);
-  if (state.closed) engine.process.kill();
+  if (state.closed) end(engine);
   await engine.ready;
   const { pid } = engine.process.root;
   measureAtRest(engine);
@@ -206,7 +206,7 @@ function giveBack(state: State, engine: Engine, shareBytes: number): void {
   if (engine.memoryBytes > GROWN_RATIO * engine.restBytes) measureAtRest(engine);
   const { runs, memoryBytes } = engine;
   if (state.closed || mustRetire({ runs, runsMax: ENGINE_RUNS_MAX, memoryBytes, shareBytes })) {
-    engine.process.kill();
+    end(engine);
     return;
   }
   const successor = engine.successor;
@@ -257,18 +257,19 @@ function evict(state: State): void {
     threadShareBytes: (size.memoryMiB * MIB) / size.slots,
     idleMs: config.engineIdleMs,
   };
-  for (const engine of chooseEvictions(state.engines, limits, Date.now())) {
-    // It ends in a moment; until then nobody may be given it.
-    engine.state = "ended";
-    engine.process.kill();
-  }
+  for (const engine of chooseEvictions(state.engines, limits, Date.now())) end(engine);
+}
+
+/** Its process is gone in a moment; until then nobody may be given it. */
+function end(engine: Engine): void {
+  engine.state = "ended";
+  engine.process.kill();
 }
 
 /** Its process has ended: what it left behind is removed. */
 function forget(state: State, engine: Engine): void {
   const { config, log } = state.deps;
   const { root } = engine.process;
-  engine.state = "ended";
   state.engines.delete(engine);
   engine.successor?.(undefined);
   const removal = waitUntilGone(root).then((gone) => {

@@ -1,6 +1,11 @@
 import type { Job } from "@frazil/contracts";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
-import { startTestControlPlane, type TestControlPlane, type WarmCluster } from "../../harness/control-plane.ts";
+import {
+  makeThereFor,
+  startTestControlPlane,
+  type TestControlPlane,
+  type WarmCluster,
+} from "../../harness/control-plane.ts";
 import { type FakeNode, type LeasedRun, letWork } from "../../harness/fake-node.ts";
 import { failed, released, succeeded } from "../../harness/submissions.ts";
 import { waitUntil } from "../../harness/wait-until.ts";
@@ -12,8 +17,7 @@ let submit: WarmCluster["submit"];
 let submitAndTake: WarmCluster["submitAndTake"];
 beforeAll(async () => {
   test = await startTestControlPlane();
-  // As one that has been there for long: what was not renewed has expired.
-  vi.spyOn(test.plane.deps.changes, "healthyForMs").mockReturnValue(Number.POSITIVE_INFINITY);
+  makeThereFor(test, Number.POSITIVE_INFINITY);
 });
 afterAll(() => test.close());
 /** Each test has a node of its own: one that loses slots fails alone. */

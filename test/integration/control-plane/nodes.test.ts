@@ -1,7 +1,7 @@
 import type { Cluster, FromNode, Job } from "@frazil/contracts";
-import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { runStep } from "../../../control-plane/src/flow/steps.ts";
-import { startTestControlPlane, type TestControlPlane } from "../../harness/control-plane.ts";
+import { makeThereFor, startTestControlPlane, type TestControlPlane } from "../../harness/control-plane.ts";
 import { joinNode, joinRequest, letWork, startFakeNode } from "../../harness/fake-node.ts";
 import { oneQuery, succeeded } from "../../harness/submissions.ts";
 import { waitUntil } from "../../harness/wait-until.ts";
@@ -12,10 +12,6 @@ beforeAll(async () => {
 });
 afterAll(() => test.close());
 
-/** The control plane has been there for so long, with its database: what it did not hear of meanwhile was silent. */
-function makeThereFor({ plane }: TestControlPlane, seconds: number): void {
-  vi.spyOn(plane.deps.changes, "healthyForMs").mockReturnValue(seconds * 1_000);
-}
 beforeEach(() => makeThereFor(test, 3_600));
 
 const clusterOf = (id: string) => test.api.get<Cluster>(`/v1/clusters/${id}`);

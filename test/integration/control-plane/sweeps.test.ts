@@ -1,6 +1,11 @@
 import { type AttemptRef, SweepOrder } from "@frazil/contracts";
-import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
-import { startTestControlPlane, type TestControlPlane, type WarmCluster } from "../../harness/control-plane.ts";
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import {
+  makeThereFor,
+  startTestControlPlane,
+  type TestControlPlane,
+  type WarmCluster,
+} from "../../harness/control-plane.ts";
 import type { FakeNode } from "../../harness/fake-node.ts";
 import { failed, manyFrames, released, splitInto, succeeded } from "../../harness/submissions.ts";
 import { waitUntil } from "../../harness/wait-until.ts";
@@ -12,8 +17,7 @@ let node: FakeNode;
 const mine: FakeNode[] = [];
 beforeAll(async () => {
   test = await startTestControlPlane();
-  // It has been there for long: leases that ran out are given out again at once.
-  vi.spyOn(test.plane.deps.changes, "healthyForMs").mockReturnValue(Number.POSITIVE_INFINITY);
+  makeThereFor(test, Number.POSITIVE_INFINITY);
 });
 afterAll(() => test.close());
 beforeEach(async () => {

@@ -56,7 +56,13 @@ class KeyedSource:
         """The types in which this source's values are compared with the keys. A source that has only some of the keys
         is not among those that decide the keys' types, and its own may hold more than those do.
         """
-        return pl.Schema({name: common_dtype(dtype, keys[name]) for name, dtype in self.dtypes.items()})
+        # Asked for each key: most sources have the keys' own types.
+        return pl.Schema(
+            {
+                name: dtype if dtype == keys[name] else common_dtype(dtype, keys[name])
+                for name, dtype in self.dtypes.items()
+            }
+        )
 
 
 @dataclass(frozen=True)
