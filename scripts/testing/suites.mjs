@@ -1,6 +1,6 @@
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { STATE_DIR, VENV_BIN } from "../bootstrap/paths.mjs";
+import { ROOT, STATE_DIR, VENV_BIN } from "../bootstrap/paths.mjs";
 import { runCommand, runKeeping } from "../bootstrap/run-command.mjs";
 import { buildBundles } from "../build.mjs";
 import { CHECKS, runWords } from "./checks.mjs";
@@ -65,7 +65,7 @@ async function timed(running) {
 
 async function runCheck(env, command) {
   const code = await runWords(command, env);
-  return { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1, skipped: 0 };
+  return { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1, skipped: 0, failures: [] };
 }
 
 async function runVitest(env, project, args, { run, prefix } = NOW) {
@@ -128,12 +128,26 @@ function agreeWithExitCode(counts, code) {
 
 function sumOf(results) {
   const sum = (key) => results.reduce((total, result) => total + result[key], 0);
-  return { passed: sum("passed"), failed: sum("failed"), skipped: sum("skipped") };
+  const failures = results.flatMap((result) => result.failures);
+  return { passed: sum("passed"), failed: sum("failed"), skipped: sum("skipped"), failures };
+}
+
+/** What failed stands at the end once more: who has only the last lines of a log sees it too. */
+const FAILURES_SHOWN_MAX = 20;
+const FAILURE_LINES_MAX = 8;
+
+function printFailures(failures) {
+  for (const { test, message } of failures.slice(0, FAILURES_SHOWN_MAX)) {
+    console.log(`\nFAILED ${test.replace(`${ROOT}/`, "")}`);
+    for (const line of message.split("\n").slice(0, FAILURE_LINES_MAX)) console.log(`  ${line}`);
+  }
+  if (failures.length > FAILURES_SHOWN_MAX) console.log(`\nand ${failures.length - FAILURES_SHOWN_MAX} more failed`);
 }
 
 function printSummary(results) {
   const sum = sumOf(results);
   const width = Math.max(...results.map((result) => result.name.length));
+  printFailures(sum.failures);
   console.log("");
   for (const { name, passed, failed, skipped, seconds } of results) {
     const counts = `${passed} passed, ${failed} failed, ${skipped} skipped`;

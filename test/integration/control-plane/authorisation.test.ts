@@ -140,7 +140,7 @@ describe("every route of the API", () => {
   });
 
   it("lists nothing of another workspace", async () => {
-    for (const path of ["/v1/jobs", "/v1/jobs?limit=1000&status=running", `/v1/jobs?cursor=${ids.job}x`.slice(0, -1)]) {
+    for (const path of ["/v1/jobs", "/v1/jobs?limit=1000&status=running", `/v1/jobs?cursor=${ids.job}`]) {
       const { items } = await test.stranger.get<{ items: { id: string }[] }>(path);
       expect(items.filter((job) => Object.values(ids).includes(job.id))).toEqual([]);
     }

@@ -155,7 +155,7 @@ describe("an ended job", () => {
       [stranger, job.id],
       [node, running.job.id],
       [node, "job_x"],
-      [node, job.id.replace(/.$/, "0")],
+      [node, job.id.replace(/.$/, (last) => (last === "0" ? "1" : "0"))],
     ] as const) {
       const answer = await who.api.request<{ code: string }>("GET", `/v1/agent/sweeps/${id}`);
       expect([answer.status, answer.body.code]).toEqual([404, "not_found"]);
