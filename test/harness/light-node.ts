@@ -22,6 +22,8 @@ export interface LightNode {
   readonly held: ReadonlyMap<string, HeldTask>;
   readonly counts: { begun: number; finished: number; refused: number; cancelled: number; returned: number };
   isUp(): boolean;
+  /** Ends the run that has gone on for longest: of tasks that take for ever. */
+  endOldest(): void;
   stop(): void;
 }
 
@@ -42,7 +44,7 @@ export interface LightNodeOptions {
   readonly nodeToken: string;
   /** Infinity: all that it is given begins at once. */
   readonly slots: number;
-  /** How long a task runs; with 0 it is answered as it begins. */
+  /** How long a task runs: with 0 it is answered as it begins, with Infinity it goes on until `endOldest`. */
   readonly taskMs: (task: HeldTask) => number;
   readonly outcome?: (task: HeldTask) => Outcome;
   readonly onChange?: (what: "leased" | "begun" | "finished" | "given back", task: HeldTask) => void;
@@ -108,6 +110,10 @@ export function startLightNode(options: LightNodeOptions): LightNode {
     held: state.held,
     counts: state.counts,
     isUp: () => state.isUp,
+    endOldest() {
+      const oldest = [...state.runs.values()].find((run) => run.isBegun);
+      if (oldest !== undefined) end(state, oldest);
+    },
     stop() {
       state.stopped = true;
       clearInterval(beat);
@@ -246,12 +252,13 @@ function begin(state: State, light: LightRun): void {
     state.options.onChange?.("begun", task);
   }
   state.write({ type: "started", tasks: tasks.map((task) => task.ref) });
-  const end = () => {
-    finish(state, light);
-    schedule(state);
-  };
   if (ms === 0) finish(state, light);
-  else light.timer = setTimeout(end, ms);
+  else if (Number.isFinite(ms)) light.timer = setTimeout(() => end(state, light), ms);
+}
+
+function end(state: State, light: LightRun): void {
+  finish(state, light);
+  schedule(state);
 }
 
 function finish(state: State, light: LightRun): void {
@@ -279,11 +286,15 @@ function answer(state: State, task: HeldTask, outcome: Outcome | undefined): voi
   state.runs.delete(keyOf(task.ref));
   if (light.tasks.every((one) => !state.held.has(keyOf(one.ref)))) leave(state, light);
   if (outcome === undefined) return;
-  const ms = Math.max(TASK_MS_MIN, task.taskMs);
+  const ms = Math.max(TASK_MS_MIN, Number.isFinite(task.taskMs) ? task.taskMs : ranMs(task));
   const usage = { wallMs: ms, cpuMs: ms, peakMemoryBytes: 1 };
   const message = { type: "finished", ...task.ref, outcome, usage, openedPython: false } as const;
   state.outbox.set(keyOf(task.ref), message);
   state.write(message);
+}
+
+function ranMs({ begunAtMs }: HeldTask): number {
+  return begunAtMs === undefined ? 0 : Math.round(performance.now() - begunAtMs);
 }
 
 /** Nothing of the run is left: what it took is free. */

@@ -221,7 +221,11 @@ async function leaseTo(
   const tasks = isLimited
     ? await deps.db.leasing.leaseTasksWithin(deps.pool, link.workspaceId, order)
     : await deps.db.leasing.leaseTasks(deps.pool, order);
-  for (const [jobId, ofJob] of Map.groupBy(tasks, (task) => task.job_id)) {
+  const byJob = Map.groupBy(tasks, (task) => task.job_id);
+  // A node begins what it has in the order in which it was sent: whose turn it was first is sent first.
+  for (const jobId of new Set(allotments.map((one) => one.jobId))) {
+    const ofJob = byJob.get(jobId);
+    if (ofJob === undefined) continue;
     const template = await deps.templates.of(jobId);
     const runs = runsOf(deps, template, ofJob, link.slots);
     const job = { ...template, priority: priorities.get(jobId) };

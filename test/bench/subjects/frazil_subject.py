@@ -1,12 +1,15 @@
 """Frazil through its Python client."""
 
 import os
+import sys
 import time
+from collections.abc import Callable
 
+import cloudpickle
 import frazil as pc
 import polars as pl
 from serve import serve
-from workload import DAYS, TRIVIAL_ANSWER, check, time_calls, trivial_frames, trivial_query
+from workload import DAYS, TRIVIAL_ANSWER, check, endless, time_calls, time_cancels, trivial_frames, trivial_query
 
 CONTEXT = pc.ComputeContext(cpus=2, memory=2)
 PARTITIONED_MEMORY_GIB = 8
@@ -28,6 +31,14 @@ def many(count: int) -> dict[str, float]:
     check((result.collect() for result in results), count)
     checked = time.perf_counter()
     return {"submit": submitted - started, "finish": finished - started, "check": checked - started}
+
+
+def cancel(count: int) -> list[float]:
+    def start(marks: str) -> Callable[[], object]:
+        query = trivial_query().map_batches(lambda frame: (endless(marks), frame)[1])
+        return query.remote(CONTEXT).execute().cancel
+
+    return time_cancels(start, count)
 
 
 def connect(address: str, token: str) -> None:
@@ -57,6 +68,15 @@ def partitioned(source: str, destination: str) -> float:
     return elapsed
 
 
+# Travels with a query: the engine does not have it.
+cloudpickle.register_pickle_by_value(sys.modules["workload"])
 serve(
-    {"warm": warm, "many": many, "connect": connect, "first_result": first_result, "partitioned": partitioned},
+    {
+        "warm": warm,
+        "many": many,
+        "cancel": cancel,
+        "connect": connect,
+        "first_result": first_result,
+        "partitioned": partitioned,
+    },
 )

@@ -1,10 +1,11 @@
 """Ray: one task per frame, the plan in and the output out, each worker on a core of its own."""
 
 import time
+from collections.abc import Callable
 
 import ray  # pyright: ignore[reportMissingImports]
 from serve import serve
-from workload import check, run_plan, time_calls, trivial_frames, trivial_query
+from workload import check, endless, run_plan, time_calls, time_cancels, trivial_frames, trivial_query
 
 CORES = 2
 # As Ray does for NumPy: a worker that has one core starts one thread.
@@ -28,4 +29,12 @@ def many(count: int) -> dict[str, float]:
     return {"finish": finished}
 
 
-serve({"warm": warm, "many": many})
+def cancel(count: int) -> list[float]:
+    def start(marks: str) -> Callable[[], object]:
+        reference = ray.remote(endless).options(max_retries=0).remote(marks)
+        return lambda: ray.cancel(reference, force=True)
+
+    return time_cancels(start, count)
+
+
+serve({"warm": warm, "many": many, "cancel": cancel})

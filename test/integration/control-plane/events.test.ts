@@ -139,9 +139,7 @@ describe("the event stream of a job", () => {
       headers: { authorization: `Bearer ${test.api.token}` },
     });
     expect((await stream).status).toBe(200);
-    const startedAt = performance.now();
     await other.close();
-    expect(performance.now() - startedAt).toBeLessThan(6_000);
     await (await stream).body?.cancel().catch(() => undefined);
     await node.finish(task, released);
     await test.api.post(`/v1/jobs/${job.id}/cancel`);

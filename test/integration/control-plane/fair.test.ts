@@ -7,8 +7,8 @@ import { type HeldTask, type LightNode, type LightNodeOptions, startLightNode } 
 import { manyFrames, oneQuery } from "../../harness/submissions.ts";
 import { waitUntil } from "../../harness/wait-until.ts";
 
-/** What a loaded machine may add to a second that is promised. */
-const SLACK_MS = 700;
+/** A task that goes on until the test ends it: what is tested is the order, which no load of the machine changes. */
+const UNTIL_ENDED = Number.POSITIVE_INFINITY;
 
 let first: TestControlPlane;
 let second: TestControlPlane;
@@ -37,14 +37,20 @@ afterAll(async () => {
 async function lightCluster(
   cpus: number,
   size: number,
-  over: Pick<LightNodeOptions, "taskMs" | "onChange"> & { readonly api?: Api },
+  over: Pick<LightNodeOptions, "taskMs"> & {
+    readonly api?: Api;
+    readonly onChange?: (what: string, task: HeldTask, nodeId: string) => void;
+  },
 ) {
   const warm = await first.warmCluster({ cpus, clusterSize: size, api: over.api ?? ann });
   const nodes: LightNode[] = [];
   for (const [at, node] of warm.nodes.entries()) {
     await node.disconnect();
     const { address } = at % 2 === 0 ? first : second;
-    nodes.push(startLightNode({ addresses: [address], nodeId: node.id, nodeToken: node.token, slots: cpus, ...over }));
+    const { taskMs } = over;
+    const onChange = (what: string, task: HeldTask) => over.onChange?.(what, task, node.id);
+    const { id: nodeId, token: nodeToken } = node;
+    nodes.push(startLightNode({ addresses: [address], nodeId, nodeToken, slots: cpus, taskMs, onChange }));
   }
   open.push(...nodes);
   await waitUntil("the nodes are connected", () => nodes.every((node) => node.isUp()));
@@ -61,55 +67,66 @@ const submitFrames = (api: Api, clusterId: string, count: number, over: object =
   );
 const begunOf = (nodes: readonly LightNode[]) => nodes.reduce((sum, node) => sum + node.counts.begun, 0);
 
-/** Submits a query, and resolves to the time until it has begun. */
-async function timeToBegin(api: Api, clusterId: string, begun: Map<string, number>): Promise<number> {
-  const startedAt = performance.now();
-  const { id } = await api.submit(oneQuery({ context: null, clusterId }));
-  await waitUntil("the query has begun", () => begun.has(id));
-  await api.ended(id);
-  return (begun.get(id) as number) - startedAt;
+interface Begin {
+  readonly jobId: string;
+  readonly nodeId: string;
 }
 
+/** The tasks that began, in order. */
 function watchBegins() {
-  const begun = new Map<string, number>();
-  const onChange = (what: string, task: HeldTask) => {
-    if (what === "begun" && !begun.has(task.jobId)) begun.set(task.jobId, performance.now());
+  const begun: Begin[] = [];
+  const onChange = (what: string, task: HeldTask, nodeId: string) => {
+    if (what === "begun") begun.push({ jobId: task.jobId, nodeId });
   };
   return { begun, onChange };
 }
 
+/** All that runs on the nodes ends, once. Resolves to the jobs of what began instead on the node that the query is on by then. */
+async function nextBeside(nodes: readonly LightNode[], begun: readonly Begin[], query: string): Promise<string[]> {
+  const before = begun.length;
+  const running = nodes.map((node) => [...node.held.values()].filter((task) => task.begunAtMs !== undefined).length);
+  for (const [at, node] of nodes.entries()) for (let left = running[at] ?? 0; left > 0; left--) node.endOldest();
+  const { nodeId } = await waitUntil("the query begins", () => begun.find((one) => one.jobId === query));
+  return begun.slice(before).flatMap((one) => (one.nodeId === nodeId ? [one.jobId] : []));
+}
+
 describe("a single query beside ten thousand tasks of another user", () => {
-  it("begins within a second, on one node and on several, whose control planes differ", async () => {
+  it("has the first node that is free, on one node and on several, whose control planes differ", async () => {
     const { begun, onChange } = watchBegins();
     for (const size of [1, 3]) {
-      const { clusterId, nodes } = await lightCluster(2, size, { taskMs: () => 1_000, onChange });
+      const { clusterId, nodes } = await lightCluster(2, size, { taskMs: () => UNTIL_ENDED, onChange });
       const many = await submitFrames(ann, clusterId, 10_000);
-      await waitUntil("every slot is taken", () => begunOf(nodes) >= 2 * size);
-      expect(await timeToBegin(bob, clusterId, begun)).toBeLessThan(1_000 + SLACK_MS);
+      await waitUntil("every slot is taken", () => begunOf(nodes) === 2 * size);
+      // It takes all slots of a node: none of those that become free there may go to others before.
+      const { id } = await bob.submit(oneQuery({ context: null, clusterId }));
+      expect(await nextBeside(nodes, begun, id)).toEqual([id]);
       await ann.post(`/v1/jobs/${many.id}/cancel`);
     }
   });
 
-  it("begins within a second, also when tasks that were sent ahead take a thousand times longer than those before them", async () => {
+  it("has the first node that is free, also when tasks that were sent ahead take for ever and those before them a moment", async () => {
     const { begun, onChange } = watchBegins();
     let taskMs = 1;
     const { clusterId, nodes } = await lightCluster(2, 1, { taskMs: () => taskMs, onChange });
+    const node = nodes[0] as LightNode;
     const many = await submitFrames(ann, clusterId, 10_000);
-    await waitUntil("tasks are sent ahead", () => (nodes[0] as LightNode).held.size > 100);
-    taskMs = 1_000;
-    const deep = await waitUntil("the node has a queue of long ones", () => {
-      const held = [...(nodes[0] as LightNode).held.values()];
-      return held.filter((task) => task.begunAtMs === undefined).length > 50 && held.length;
-    });
-    expect(deep).toBeGreaterThan(50);
-    expect(await timeToBegin(bob, clusterId, begun)).toBeLessThan(1_000 + 150 + SLACK_MS);
-    expect((nodes[0] as LightNode).counts.returned).toBeGreaterThan(50);
+    await waitUntil("tasks are sent ahead", () => node.held.size > 100);
+    taskMs = UNTIL_ENDED;
+    const aheadOf = () => [...node.held.values()].filter((task) => task.begunAtMs === undefined);
+    await waitUntil("the node has a queue of long ones", () => node.held.size - aheadOf().length === 2);
+    expect(aheadOf().length).toBeGreaterThan(50);
+    const { id } = await bob.submit(oneQuery({ context: null, clusterId }));
+    await waitUntil("what was sent ahead is back", () => aheadOf().every((task) => task.jobId === id));
+    expect(await nextBeside(nodes, begun, id)).toEqual([id]);
+    expect(node.counts.returned).toBeGreaterThan(50);
     // What was given back is done later, and cost no attempt.
-    const returned = await first.sql<{ spare: number }>(
-      "SELECT attempts_max - attempt AS spare FROM tasks WHERE job_id = $1 AND attempt > 0 AND status = 'queued'",
-      [many.id],
-    );
-    expect(returned.length).toBeGreaterThan(50);
+    const returned = await waitUntil("that is recorded", async () => {
+      const rows = await first.sql<{ spare: number }>(
+        "SELECT attempts_max - attempt AS spare FROM tasks WHERE job_id = $1 AND attempt > 0 AND status = 'queued'",
+        [many.id],
+      );
+      return rows.length > 50 && rows;
+    });
     expect(new Set(returned.map((row) => row.spare))).toEqual(new Set([4]));
     await ann.post(`/v1/jobs/${many.id}/cancel`);
   });
@@ -157,7 +174,7 @@ describe("the limit of a workspace", () => {
 
   it("is said in the phase of a job that waits for it, a single query too, until it is raised", async () => {
     const { begun, onChange } = watchBegins();
-    const { clusterId, nodes } = await lightCluster(2, 2, { taskMs: () => 60_000, onChange, api: owner });
+    const { clusterId, nodes } = await lightCluster(2, 2, { taskMs: () => UNTIL_ENDED, onChange, api: owner });
     await setLimit(1);
     const holds = await submitFrames(owner, clusterId, 1);
     await waitUntil("it runs", () => begunOf(nodes) === 1);
@@ -166,48 +183,44 @@ describe("the limit of a workspace", () => {
     await waitUntil("it waits", async () => (await phase()) === "waiting: the workspace runs its 1 tasks");
     expect(await guest.get("/v1/workspace")).toMatchObject({ tasksRunningMax: 1, tasksRunning: 1 });
     await setLimit(2);
-    await waitUntil("it begins", () => begun.has(id));
+    await waitUntil("it begins", () => begun.some((one) => one.jobId === id));
     for (const job of [holds.id, id]) await owner.post(`/v1/jobs/${job}/cancel`);
   });
 });
 
 describe("cancelling a job with very many tasks", () => {
-  it("reaches its engines at once, and lets others submit, lease and record meanwhile", async () => {
-    const cancelled: number[] = [];
-    let cancelledAt = Number.POSITIVE_INFINITY;
-    const mine = await lightCluster(4, 1, {
-      taskMs: () => 600_000,
-      onChange: (what) => void (what === "given back" && cancelled.push(performance.now() - cancelledAt)),
-    });
+  it("reaches its engines first, and lets others submit, lease and record while it goes on", async () => {
+    const mine = await lightCluster(4, 1, { taskMs: () => UNTIL_ENDED });
     const theirs = await lightCluster(4, 1, { taskMs: () => 5 });
     const big = await submitFrames(ann, mine.clusterId, 20_000);
     await waitUntil("its slots are taken", () => begunOf(mine.nodes) === 4);
     const other = await submitFrames(bob, theirs.clusterId, 10_000);
-    cancelledAt = performance.now();
+    // As long as somebody holds the last of its tasks, the cancel is not over.
+    const [last] = await first.sql<{ id: string }>(
+      "SELECT id FROM tasks WHERE job_id = $1 ORDER BY ordinal DESC LIMIT 1",
+      [big.id],
+    );
+    const holder = await first.holdTask(last?.id as string);
     let isOver = false;
     const cancelling = ann.post<Job>(`/v1/jobs/${big.id}/cancel`).finally(() => {
       isOver = true;
     });
-    let longestMs = 0;
-    let doneBefore = begunOf(theirs.nodes);
-    while (!isOver) {
-      const askedAt = performance.now();
-      await waitUntil("the other job goes on", () => isOver || begunOf(theirs.nodes) > doneBefore);
-      doneBefore = begunOf(theirs.nodes);
-      longestMs = Math.max(longestMs, performance.now() - askedAt);
-    }
+    await waitUntil("its engines have stopped", () => mine.nodes[0]?.counts.cancelled === 4);
+    const doneBefore = (await bob.job(other.id)).counts.succeeded;
+    await waitUntil("the other job goes on", async () => (await bob.job(other.id)).counts.succeeded > doneBefore + 500);
+    const { id } = await bob.submit(oneQuery({ context: null, clusterId: theirs.clusterId }));
+    expect((await bob.ended(id)).status).toBe("succeeded");
+    expect(isOver).toBe(false);
+    await holder.release();
     const done = await cancelling;
     expect(done).toMatchObject({ status: "cancelled", counts: { total: 20_000, cancelled: 20_000, running: 0 } });
-    await waitUntil("its engines have stopped", () => cancelled.length === 4);
-    expect(Math.max(...cancelled)).toBeLessThan(1_000);
-    expect(longestMs).toBeLessThan(2_000);
     const left = await first.sql("SELECT 1 FROM tasks WHERE job_id = $1 AND status <> 'cancelled'", [big.id]);
     expect(left).toEqual([]);
     await bob.post(`/v1/jobs/${other.id}/cancel`);
   });
 
   it("is finished by any other control plane when the one that was asked dies in between", async () => {
-    const { clusterId } = await lightCluster(1, 1, { taskMs: () => 600_000 });
+    const { clusterId } = await lightCluster(1, 1, { taskMs: () => UNTIL_ENDED });
     const { id } = await submitFrames(ann, clusterId, 5_000);
     // All that a control plane leaves that dies right after it was asked.
     await first.sql("UPDATE jobs SET cancel_requested_at = now() WHERE id = $1", [id]);

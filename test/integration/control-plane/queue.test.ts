@@ -102,9 +102,7 @@ describe.concurrent("the queue", () => {
     const nodes = letNodesWork(test);
     await expectAllSucceed(test, await submitCold(test, 2));
     await nodes.stop();
-    const startedAt = performance.now();
     await test.close();
-    expect(performance.now() - startedAt).toBeLessThan(6_000);
   });
 
   it("may bring messages twice, late, or for what is not there: they do nothing", async () => {
