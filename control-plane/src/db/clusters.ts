@@ -125,7 +125,9 @@ export async function delayCluster(sql: Sql, clusterId: string, seconds: number)
 /** Every cluster is due at once: who just started does not know what became of their nodes meanwhile. */
 export async function hurryClusters(sql: Sql): Promise<void> {
   await sql.query({
-    text: "UPDATE clusters SET due_at = now() WHERE status <> 'terminated' AND due_at > now()",
+    // One that is locked is in another process's hands right now.
+    text: `UPDATE clusters SET due_at = now()
+      FROM (SELECT id FROM clusters WHERE status <> 'terminated' AND due_at > now() FOR NO KEY UPDATE SKIP LOCKED) late WHERE clusters.id = late.id`,
     values: [],
   });
 }
@@ -283,11 +285,12 @@ export interface ConnectedNode {
   readonly shape: ClusterShape;
 }
 
+/** A node that stops has still to say how what it runs ended. */
 export async function findNodeByToken(sql: Sql, nodeTokenHash: Buffer): Promise<ConnectedNode | undefined> {
   const rows = await sql.query<ConnectedNode>({
     name: "node-by-token",
     text: `SELECT n.id, n.cluster_id, n.workspace_id, n.status, c.shape FROM nodes n JOIN clusters c ON c.id = n.cluster_id
-      WHERE n.node_token_hash = $1 AND n.status IN ('requested', 'ready', 'lost')`,
+      WHERE n.node_token_hash = $1 AND n.status IN ('requested', 'ready', 'lost', 'stopping')`,
     values: [nodeTokenHash],
   });
   return rows[0];

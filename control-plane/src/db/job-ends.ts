@@ -126,7 +126,7 @@ export async function finishSingle(sql: Sql, attempt: SucceededAttempt): Promise
         INSERT INTO results (task_id, job_id, workspace_id, ordinal, attempt, locations, format, columns, rows, bytes, head, warnings)
         SELECT id, job_id, workspace_id, ordinal, attempt, $10, format, $11, $12, $13, $14, $15 FROM t
       ), done AS (
-        UPDATE jobs SET status = $16, phase = NULL, tasks_succeeded = 1, finished_at = now(), revision = revision + 1,
+        UPDATE jobs SET status = $16, phase = NULL, error = NULL, tasks_succeeded = 1, finished_at = now(), revision = revision + 1,
           sweep_due_at = CASE WHEN leftovers THEN now() + make_interval(secs => ${SWEEP_AFTER_SECONDS}) END
         FROM t WHERE jobs.id = t.job_id RETURNING jobs.*
       ), event AS (

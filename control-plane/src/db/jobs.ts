@@ -302,12 +302,12 @@ export async function setClusterPhase(sql: Sql, clusterId: string, phase: string
 
 /**
  * From here on nothing of the job starts. What is open of it is to fail with `error`, or to be cancelled where there is none. False: it had ended, or was
- * asked to stop before.
+ * asked to stop before; but what a cancel leaves, because it is being published, may still be told to fail.
  */
 export async function requestStop(sql: Sql, jobId: string, error: ErrorInfo | null): Promise<boolean> {
   const rows = await sql.query({
-    text: `WITH asked AS (UPDATE jobs SET cancel_requested_at = now(), error = coalesce($2, error), revision = revision + 1
-        WHERE id = $1 AND status = ANY($3) AND cancel_requested_at IS NULL RETURNING workspace_id),
+    text: `WITH asked AS (UPDATE jobs SET cancel_requested_at = coalesce(cancel_requested_at, now()), error = coalesce($2, error), revision = revision + 1
+        WHERE id = $1 AND status = ANY($3) AND (cancel_requested_at IS NULL OR ($2::jsonb IS NOT NULL AND error IS NULL)) RETURNING workspace_id),
       event AS (INSERT INTO events (workspace_id, job_id, event) SELECT workspace_id, $1, 'cancel_request' FROM asked WHERE $2::jsonb IS NULL)
       SELECT 1 FROM asked`,
     values: [jobId, error, sources(JOB, "cancel")],

@@ -99,6 +99,9 @@ export interface Allowance {
     readonly user: string;
     readonly priority: number;
     readonly waitedMs: number;
+    /** Its tasks that are on nodes, and all that ever were. */
+    readonly running: number;
+    readonly taken: number;
   }[];
 }
 
@@ -113,14 +116,24 @@ export async function loadAllowance(sql: Sql, workspaceId: string, clusterId: st
     }),
     sql.query<Allowance["rivals"][number]>({
       name: "find-rivals",
-      text: `SELECT j.cluster_id AS "clusterId", j.user_name AS "user", j.priority, max(${WAITED_MS}) AS "waitedMs"
-        FROM clusters c JOIN jobs j ON j.cluster_id = c.id
-        LEFT JOIN (SELECT job_id, count(*) AS tasks FROM tasks WHERE workspace_id = $1 AND node_id IS NOT NULL GROUP BY 1) active ON active.job_id = j.id
-        LEFT JOIN (SELECT n.cluster_id, count(*) AS tasks FROM tasks t JOIN nodes n ON n.id = t.node_id WHERE t.workspace_id = $1 AND t.node_id IS NOT NULL
-          GROUP BY 1) busy ON busy.cluster_id = c.id
-        WHERE c.workspace_id = $1 AND c.status = 'ready' AND c.id <> $2 AND j.status IN ('queued', 'running') AND j.cancel_requested_at IS NULL
+      // A task that takes a whole node has room on an empty one alone; one that has such a node leaves no room there.
+      text: `WITH held AS MATERIALIZED (
+          SELECT t.node_id, t.job_id, t.kind <> 'query' OR j.mode = 'single' AS whole FROM tasks t JOIN jobs j ON j.id = t.job_id
+          WHERE t.workspace_id = $1 AND t.node_id IS NOT NULL
+        ), room AS (
+          SELECT n.cluster_id, bool_or(used.tasks IS NULL) AS has_node, bool_or(used.tasks IS NULL OR NOT used.whole AND used.tasks < (c.shape ->> 'cpus')::int) AS has_slot
+          FROM clusters c JOIN nodes n ON n.cluster_id = c.id
+          LEFT JOIN (SELECT node_id, count(*) AS tasks, bool_or(whole) AS whole FROM held GROUP BY 1) used ON used.node_id = n.id
+          WHERE c.workspace_id = $1 AND c.status = 'ready' AND c.id <> $2 AND n.status = 'ready' GROUP BY 1
+        )
+        SELECT j.cluster_id AS "clusterId", j.user_name AS "user", j.priority, max(${WAITED_MS}) AS "waitedMs",
+          coalesce(sum(active.tasks), 0)::int AS running,
+          sum(coalesce(active.tasks, 0) + j.tasks_succeeded + j.tasks_failed + j.tasks_cancelled)::float8 AS taken
+        FROM room JOIN jobs j ON j.cluster_id = room.cluster_id
+        LEFT JOIN (SELECT job_id, count(*) AS tasks FROM held GROUP BY 1) active ON active.job_id = j.id
+        WHERE j.status IN ('queued', 'running') AND j.cancel_requested_at IS NULL
           AND j.splits_open + j.tasks_total - j.tasks_succeeded - j.tasks_failed - j.tasks_cancelled > coalesce(active.tasks, 0)
-          AND (SELECT count(*) FROM nodes n WHERE n.cluster_id = c.id AND n.status = 'ready') * (c.shape ->> 'cpus')::int > coalesce(busy.tasks, 0)
+          AND CASE WHEN j.mode = 'many' AND coalesce(j.spec -> 'partitionBy', 'null') = 'null' THEN room.has_slot ELSE room.has_node END
         GROUP BY 1, 2, 3`,
       values: [workspaceId, clusterId],
     }),

@@ -183,9 +183,9 @@ describe("the limit of a workspace", () => {
   it("is shared with users who wait in other clusters, by the same turns", () => {
     const rival = many({ jobId: "rival", user: "bob", queued: 1, elsewhere: true });
     const mine = { ...idle, byUser: new Map([["ann", 5]]), byJob: new Map([["job_many", 5]]), tasksLeft: 1 };
-    expect(share([node({ slots: 8 })], [many(), rival], mine)).toMatchObject({ allotments: [], yielded: 1 });
+    expect(share([node({ slots: 8 })], [many(), rival], mine)).toMatchObject({ allotments: [], yieldedTo: ["rival"] });
     const theirs = { ...mine, byUser: new Map([["bob", 5]]), byJob: new Map() };
-    expect(share([node({ slots: 8 })], [many(), rival], theirs)).toMatchObject({ yielded: 0 });
+    expect(share([node({ slots: 8 })], [many(), rival], theirs)).toMatchObject({ yieldedTo: [] });
   });
 
   it("cuts keys of one run too", () => {

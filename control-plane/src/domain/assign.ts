@@ -58,8 +58,8 @@ export interface Sharing {
   readonly reserved: readonly string[];
   /** Jobs that there are free slots for, and that the workspace's limit keeps from them. */
   readonly limited: readonly string[];
-  /** Tasks that were left to the workspace's other clusters. */
-  readonly yielded: number;
+  /** Those that wait in the workspace's other clusters, of whose limit something was left to them. */
+  readonly yieldedTo: readonly string[];
 }
 
 export function groupOf(user: string, priority: number): string {
@@ -137,13 +137,13 @@ export function assign(nodes: readonly FreeNode[], jobs: readonly LeasableJob[],
   };
   const candidates: Candidate[] = jobs.map((job) => ({ ...job, left: job.queued }));
   const allotments: Allotment[] = [];
-  let yielded = 0;
+  const yieldedTo: string[] = [];
   for (let step = 0; step < LEASE_TASKS_MAX * Math.max(1, nodes.length) && turn.tasksLeft > 0; step++) {
     const job = nextInTurn(candidates, turn);
     if (job === undefined) break;
     if (job.elsewhere) {
       account(turn, job, 1, 1);
-      yielded += 1;
+      yieldedTo.push(job.jobId);
       continue;
     }
     const given = take(turn, job);
@@ -157,7 +157,7 @@ export function assign(nodes: readonly FreeNode[], jobs: readonly LeasableJob[],
     allotments: mergeAllotments(allotments),
     reserved: [...turn.reserved],
     limited: turn.tasksLeft > 0 ? [] : keptByLimit(turn, candidates),
-    yielded,
+    yieldedTo,
   };
 }
 

@@ -61,7 +61,9 @@ export function makeDispatcher(deps: DispatchDeps): Dispatcher {
     connect: (link, holding) => connect(state, link, holding),
     disconnect(link) {
       forgetLink(links, link);
-      if (!links.byCluster.has(link.clusterId)) state.progress.delete(link.clusterId);
+      if (links.byCluster.has(link.clusterId)) return;
+      state.progress.delete(link.clusterId);
+      state.limits.yieldedTo.delete(link.clusterId);
     },
     keep: (nodeId, holding) => keep(state, nodeId, holding),
     release(nodeId, attempt, ms) {

@@ -9,7 +9,7 @@ import {
   takesWholeNode,
 } from "../domain/assign.ts";
 import { type Allowance, type Deps, type Leasable, type LeasedTask, type Progress, topics } from "./deps.ts";
-import { asLeasable, type LimitState, showLimited, tellRivals } from "./limits.ts";
+import { asLeasable, type LimitState, noteYielded, rivalId, rivalsInTurn, showLimited, tellRivals } from "./limits.ts";
 import { type ClusterLinks, hold, type LinkState, type Links, makeLinks } from "./links.ts";
 import { callBackEnded, givenRuns, recallLate } from "./recall.ts";
 import { messagesOf, runsOf } from "./run-batches.ts";
@@ -22,6 +22,8 @@ const LEASES_AT_ONCE = 4;
 const PROGRESS_KEPT_MAX = 500;
 /** While a node still has what was sent ahead, its slots are filled again no more often than this. */
 const WAKE_SOON_MS = 60;
+/** What was left to other clusters of the workspace's limit is taken after this, when they did not. */
+const YIELD_PATIENCE_MS = 100;
 
 export type DispatchDeps = Pick<Deps, "db" | "pool" | "changes" | "sealer" | "settings" | "log" | "templates">;
 
@@ -57,7 +59,7 @@ export function makeDispatchState(deps: DispatchDeps): DispatchState {
     backlogged: new Set(),
     cancelled: new Set(),
     progress: new Map(),
-    limits: { limited: new Map(), yieldedAtMs: new Map() },
+    limits: { limited: new Map(), yieldedAtMs: new Map(), yieldedTo: new Map() },
     looks: new Map(),
   };
 }
@@ -91,7 +93,8 @@ async function fillUntilQuiet(state: DispatchState, clusterId: string): Promise<
   try {
     do {
       filling.again = false;
-      const leasable = await fill(state, clusterId);
+      const { leasable, isShort } = await fill(state, clusterId);
+      if (isShort) filling.again = true;
       if (leasable === 0 && !filling.again) state.quiet.add(clusterId);
     } while (filling.again);
   } catch (error) {
@@ -101,8 +104,14 @@ async function fillUntilQuiet(state: DispatchState, clusterId: string): Promise<
   }
 }
 
-/** Resolves to the number of jobs that had something to lease. */
-async function fill(state: DispatchState, clusterId: string): Promise<number> {
+interface Filled {
+  /** Jobs that had something to lease. */
+  readonly leasable: number;
+  /** Some of what was allotted was not there to lease: what it was to take is free for others. */
+  readonly isShort: boolean;
+}
+
+async function fill(state: DispatchState, clusterId: string): Promise<Filled> {
   const { deps } = state;
   const found = await deps.db.leasing.listLeasable(
     deps.pool,
@@ -120,10 +129,14 @@ async function fill(state: DispatchState, clusterId: string): Promise<number> {
       : await deps.db.leasing.loadAllowance(deps.pool, workspaceId, clusterId);
   // As it is now: nodes may have come and gone meanwhile.
   const cluster = state.links.byCluster.get(clusterId);
-  if (found.length === 0 || cluster === undefined) return found.length;
+  if (found.length === 0 || cluster === undefined) return { leasable: found.length, isShort: false };
   const own = found.map((job): LeasableJob => ({ ...job, taskMs: state.times.usualMs(job.jobId), elsewhere: false }));
-  const jobs = [...own, ...(allowance?.rivals ?? []).map(asLeasable)];
-  const sharing = assign(freeNodes(state, cluster, own), jobs, loadOf(cluster, max, allowance));
+  const rivals = rivalsInTurn(state.limits, clusterId, allowance?.rivals ?? []);
+  const sharing = assign(
+    freeNodes(state, cluster, own),
+    [...own, ...rivals.map(asLeasable)],
+    loadOf(cluster, max, allowance),
+  );
   const leased = await leaseAll(state, {
     allotments: sharing.allotments,
     priorities: new Map(found.map((job) => [job.jobId, job.priority])),
@@ -131,12 +144,17 @@ async function fill(state: DispatchState, clusterId: string): Promise<number> {
     isLimited: max !== null,
   });
   for (const nodeId of sharing.reserved) hastenEmptiness(state, nodeId);
-  if (sharing.yielded > 0) tellRivals(deps, state.limits, allowance?.rivals ?? []);
+  noteYielded(state.limits, clusterId, { hasTaken: leased > 0, yieldedTo: sharing.yieldedTo, rivals });
+  if (sharing.yieldedTo.length > 0) {
+    tellRivals(deps, state.limits, rivals);
+    lookIn(state, clusterId, YIELD_PATIENCE_MS);
+  }
   await showLimited(deps, state.limits, { clusterId, jobIds: sharing.limited, max });
   const queued = found.reduce((sum, job) => sum + job.queued, 0);
   if (queued > leased) state.backlogged.add(clusterId);
   else state.backlogged.delete(clusterId);
-  return found.length;
+  const allotted = sharing.allotments.reduce((sum, one) => sum + one.count, 0);
+  return { leasable: found.length, isShort: leased > 0 && leased < allotted };
 }
 
 /** A job of which nothing waits just now keeps its place: something of it may come back. */
@@ -177,10 +195,12 @@ function freeNodes(state: DispatchState, { links }: ClusterLinks, jobs: readonly
 function loadOf(cluster: ClusterLinks, max: number | null, allowance: Allowance | undefined): Load {
   const now = performance.now();
   const byUser = new Map(cluster.byUser);
+  const byJob = new Map(cluster.byJob);
+  for (const rival of allowance?.rivals ?? []) byJob.set(rivalId(rival), rival.running);
   for (const { user, tasks } of allowance?.elsewhere ?? []) byUser.set(user, (byUser.get(user) ?? 0) + tasks);
   return {
     byUser,
-    byJob: cluster.byJob,
+    byJob,
     servedMsAgo: new Map([...cluster.servedAtMs].map(([group, atMs]) => [group, now - atMs])),
     tasksLeft: max === null ? Number.POSITIVE_INFINITY : Math.max(0, max - (allowance?.running ?? 0)),
   };
@@ -242,11 +262,14 @@ function hastenEmptiness(state: DispatchState, nodeId: string): void {
   const linkState = state.links.byNode.get(nodeId);
   if (linkState === undefined || linkState.usedSlots <= linkState.link.slots) return;
   recallLate(state.times, linkState, AHEAD_MS);
-  const { clusterId } = linkState.link;
+  lookIn(state, linkState.link.clusterId, AHEAD_MS);
+}
+
+function lookIn(state: DispatchState, clusterId: string, ms: number): void {
   if (state.looks.has(clusterId)) return;
   const look = () => {
     state.looks.delete(clusterId);
     wake(state, clusterId);
   };
-  state.looks.set(clusterId, setTimeout(look, AHEAD_MS).unref());
+  state.looks.set(clusterId, setTimeout(look, ms).unref());
 }

@@ -12,13 +12,28 @@ export interface LimitState {
   /** Clusters whose jobs waited, at the last look, for that limit alone: those jobs. */
   readonly limited: Map<string, ReadonlySet<string>>;
   readonly yieldedAtMs: Map<string, number>;
+  /** By cluster: to whom it left something since it last took something itself, and how many tasks they had taken by then. */
+  readonly yieldedTo: Map<string, ReadonlyMap<string, number>>;
+}
+
+type Rival = Allowance["rivals"][number];
+
+export const rivalId = ({ clusterId, user, priority }: Rival) => `${clusterId} ${user} ${priority}`;
+
+/**
+ * Those to whom something of the limit may be left. Not who took nothing of what was left last: it may be unable to (its nodes are taken), or leave it to
+ * this cluster in turn, and then nobody would take it.
+ */
+export function rivalsInTurn(state: LimitState, clusterId: string, rivals: readonly Rival[]): Rival[] {
+  const before = state.yieldedTo.get(clusterId);
+  return rivals.filter((rival) => before?.get(rivalId(rival)) !== rival.taken);
 }
 
 /** What waits in another cluster takes its turn here too: one task at a look, which is left to it. */
-export function asLeasable(rival: Allowance["rivals"][number]): LeasableJob {
+export function asLeasable(rival: Rival): LeasableJob {
   return {
     ...rival,
-    jobId: `${rival.clusterId} ${rival.user} ${rival.priority}`,
+    jobId: rivalId(rival),
     mode: "many",
     kind: "query",
     parentId: null,
@@ -29,8 +44,23 @@ export function asLeasable(rival: Allowance["rivals"][number]): LeasableJob {
   };
 }
 
+/** A cluster took something of the limit itself, or left some to others. */
+export function noteYielded(
+  state: LimitState,
+  clusterId: string,
+  { hasTaken, yieldedTo, rivals }: { hasTaken: boolean; yieldedTo: readonly string[]; rivals: readonly Rival[] },
+): void {
+  const before = hasTaken ? [] : (state.yieldedTo.get(clusterId) ?? []);
+  const now = new Map([
+    ...before,
+    ...rivals.map((rival) => [rivalId(rival), rival.taken] as const).filter(([id]) => yieldedTo.includes(id)),
+  ]);
+  if (now.size === 0) state.yieldedTo.delete(clusterId);
+  else state.yieldedTo.set(clusterId, now);
+}
+
 /** Something of the limit was left to other clusters: their dispatchers look. */
-export function tellRivals(deps: LimitDeps, state: LimitState, rivals: Allowance["rivals"]): void {
+export function tellRivals(deps: LimitDeps, state: LimitState, rivals: readonly Rival[]): void {
   const now = performance.now();
   for (const clusterId of new Set(rivals.map((rival) => rival.clusterId))) {
     if (now - (state.yieldedAtMs.get(clusterId) ?? Number.NEGATIVE_INFINITY) < YIELD_EVERY_MS) continue;

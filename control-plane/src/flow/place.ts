@@ -2,7 +2,7 @@ import { type ErrorInfo, IDLE_TIMEOUT_DEFAULT_SECONDS, isFinalJobStatus, mintId,
 import type { NodeOrder } from "@frazil/infra";
 import { hashShape } from "../domain/shape.ts";
 import { mintNodeToken } from "../domain/tokens.ts";
-import { type ClusterRow, type Deps, type NodeRow, topics } from "./deps.ts";
+import { type ClusterRow, type Deps, type JobRow, type NodeRow, topics } from "./deps.ts";
 import { endJobWithout, requeueHeld } from "./settle.ts";
 import { cloudOf } from "./submit.ts";
 
@@ -24,8 +24,10 @@ const DRAIN_SECONDS_MAX = 60;
 /** Gives a job a cluster: an open one of its shape, or a new one. */
 export async function place(deps: Deps, jobId: string): Promise<void> {
   const job = await deps.db.jobs.loadJob(deps.pool, jobId);
-  if (job === undefined || isFinalJobStatus(job.status) || job.cluster_id !== null) return;
+  if (!isUnplaced(job)) return;
   const cluster = await deps.pool.transact(async (sql) => {
+    // A job that ends just now must leave no cluster behind.
+    if (!isUnplaced(await deps.db.jobs.lockJob(sql, jobId))) return undefined;
     const open = await deps.db.clusters.findOpenCluster(sql, job.workspace_id, hashShape(job.shape));
     const chosen =
       open ??
@@ -46,6 +48,10 @@ export async function place(deps: Deps, jobId: string): Promise<void> {
   if (cluster.status === "requested") deps.queue.send("provision", cluster.id);
   deps.changes.notify(topics.job(jobId));
   deps.changes.notify(topics.room(cluster.id));
+}
+
+function isUnplaced(job: JobRow | undefined): job is JobRow {
+  return job !== undefined && !isFinalJobStatus(job.status) && job.cluster_id === null;
 }
 
 /** First step of a cluster's life: the intent is committed, now the cloud may be asked. */
@@ -160,8 +166,9 @@ function orderOf(deps: Deps, cluster: ClusterRow, nodeId: string, joinToken: str
 
 /** Gives a cluster up: its jobs fail with the reason. */
 async function failCluster(deps: Deps, clusterId: string, error: ErrorInfo): Promise<void> {
-  if ((await deps.db.clusters.moveCluster(deps.pool, clusterId, "stop", error)) === undefined) return;
-  for (const jobId of await deps.db.jobs.findOpenJobs(deps.pool, clusterId)) await endJobWithout(deps, jobId, error);
+  const stopping = await deps.db.clusters.moveCluster(deps.pool, clusterId, "stop", error);
+  if (stopping === undefined) return;
+  await moveJobsAway(deps, stopping);
   deps.changes.notify(topics.cluster(clusterId));
   deps.queue.send("stop", clusterId);
 }
@@ -205,13 +212,16 @@ export async function tearDown(deps: Deps, clusterId: string): Promise<void> {
   deps.changes.notify(topics.cluster(clusterId));
 }
 
+/** No job stays on a cluster that ends. Jobs of one that was given up fail with it; but those that came afterwards find another. */
 async function moveJobsAway(deps: Deps, cluster: ClusterRow): Promise<void> {
+  const isGivenUp = cluster.error !== null && cluster.status === "stopping";
   const error = cluster.error ?? {
     code: "cluster_failed" as const,
     message: `Cluster ${cluster.id} was stopped while the job was on it.`,
     hint: "Start a new cluster, and retry the job.",
   };
-  for (const jobId of await deps.db.jobs.findPinned(deps.pool, cluster.id)) await endJobWithout(deps, jobId, error);
+  const bound = await deps.db.jobs[isGivenUp ? "findOpenJobs" : "findPinned"](deps.pool, cluster.id);
+  for (const jobId of bound) await endJobWithout(deps, jobId, error);
   for (const jobId of await deps.db.jobs.unplaceJobs(deps.pool, cluster.id)) {
     deps.queue.send("place", jobId);
     deps.changes.notify(topics.job(jobId));

@@ -268,8 +268,12 @@ async function settleLost(deps: SettleDeps, lock: (sql: Sql) => Promise<Locked>)
   }
 }
 
-/** Ends a job for a reason that lies outside its tasks (its cluster can't be had): what is open of it fails, and what runs is stopped. */
+/**
+ * Ends a job for a reason that lies outside its tasks (its cluster can't be had): what is open of it fails, and what runs is stopped. What somebody asked to
+ * cancel before is cancelled; of that job only what is being published is left, and fails if no node is at it.
+ */
 export async function endJobWithout(deps: SettleDeps, jobId: string, error: ErrorInfo): Promise<void> {
+  await stopJob(deps, jobId);
   await deps.db.jobs.requestStop(deps.pool, jobId, error);
   await stopJob(deps, jobId);
 }

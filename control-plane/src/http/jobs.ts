@@ -175,7 +175,7 @@ export function jobRoutes(deps: HttpDeps): OpenAPIHono<AppEnv> {
     const { workspaceId, user } = c.get("caller");
     const idempotencyKey = c.req.valid("header")["idempotency-key"] ?? null;
     const job = await retryJob(deps, { workspaceId, user, jobId: c.req.valid("param").id, idempotencyKey });
-    return c.json(viewJob(job, null), 202);
+    return c.json(await readJob(deps, workspaceId, job.id), 202);
   });
   return app;
 }
@@ -190,9 +190,11 @@ function submissions(app: OpenAPIHono<AppEnv>, deps: HttpDeps): void {
       throw new Problem("unsupported_media_type", "Send application/json (one query) or application/x-ndjson (many).");
     const row = await read(deps, submitter, bodyOf(c));
     const { wait: seconds } = c.req.valid("query");
-    if (seconds === 0) return c.json(viewJob(row, null), 202);
+    // A repeat's job may have gone on, and ended, since it was inserted.
+    const isNew = row.new_plan_id !== undefined;
+    if (seconds === 0) return c.json(isNew ? viewJob(row, null) : await readJob(deps, workspaceId, row.id), 202);
     // Just inserted, and a node of this process has it: there is nothing to see yet.
-    const known = row.status === "running" && row.new_plan_id !== undefined ? viewJob(row, null) : undefined;
+    const known = isNew && row.status === "running" ? viewJob(row, null) : undefined;
     const job = await whileGood(deps, c, (signal) => waitForJob(deps, workspaceId, row.id, { seconds, signal, known }));
     return c.json(job, 202);
   });

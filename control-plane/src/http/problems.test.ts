@@ -15,7 +15,7 @@ describe("what was thrown, as a problem", () => {
   });
 
   it("is 503 when the database is in the way", () => {
-    for (const code of ["ECONNREFUSED", "ECONNRESET", "08006", "53300", "57P01", "57P03", "53100"])
+    for (const code of ["ECONNREFUSED", "ECONNRESET", "08006", "53300", "57P01", "57P03", "53100", "55P03", "40P01"])
       expect({ code, problem: problemOf(pgError(code)).code }).toEqual({ code, problem: "unavailable" });
     for (const message of ["Connection terminated unexpectedly", "timeout exceeded when trying to connect"])
       expect(problemOf(new Error(message)).code).toBe("unavailable");

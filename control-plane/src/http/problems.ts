@@ -7,8 +7,8 @@ const RETRY_AFTER_SECONDS = "2";
 /** What Postgres and its driver say when the database, not the request, is in the way. */
 const UNAVAILABLE =
   /ECONNREFUSED|Query read timeout|ECONNRESET|EPIPE|Connection terminated|timeout exceeded when trying to connect|the database system is|too many clients|terminating connection|No space left|could not extend|statement timeout/i;
-/** SQLSTATEs, and the codes that Prisma makes of them. */
-const UNAVAILABLE_STATES = /^(08|53|57P0|58030|P1001|P1002|P1008|P1017|P2024|P2037)/;
+/** SQLSTATEs, and the codes that Prisma makes of them. A lock that can't be had, or a deadlock, is over in a moment: a repeat waits for its first request's. */
+const UNAVAILABLE_STATES = /^(08|53|57P0|58030|55P03|40P01|40001|P1001|P1002|P1008|P1017|P2024|P2037)/;
 
 /** Text that Postgres can't keep: NUL, or (within JSON) half of a surrogate pair. */
 const UNKEEPABLE_STATES = ["22021", "22P05"];

@@ -186,6 +186,40 @@ describe("the limit of a workspace", () => {
     await waitUntil("it begins", () => begun.some((one) => one.jobId === id));
     for (const job of [holds.id, id]) await owner.post(`/v1/jobs/${job}/cancel`);
   });
+
+  it("is used up by clusters that would each leave the last of it to the other", async () => {
+    await setLimit(3);
+    const clusters = [
+      await lightCluster(2, 1, { taskMs: () => UNTIL_ENDED, api: owner }),
+      await lightCluster(2, 1, { taskMs: () => UNTIL_ENDED, api: owner }),
+    ] as const;
+    const jobs: string[] = [];
+    for (const { clusterId, nodes } of clusters) {
+      jobs.push((await submitFrames(owner, clusterId, 20)).id);
+      await waitUntil("it has one", () => begunOf(nodes) >= 1);
+    }
+    const running = () => clusters.flatMap(({ nodes }) => nodes).reduce((sum, node) => sum + node.held.size, 0);
+    for (let round = 0; round < 6; round++) {
+      await waitUntil("all of the limit is used", () => running() === 3);
+      // Each seems to the other to have waited for long.
+      await first.sql("UPDATE jobs SET leased_at = now() - interval '10 minutes' WHERE id = ANY($1)", [jobs]);
+      (clusters[round % 2] as (typeof clusters)[0]).nodes[0]?.endOldest();
+    }
+    await waitUntil("all of the limit is used", () => running() === 3);
+    for (const job of jobs) await owner.post(`/v1/jobs/${job}/cancel`);
+  });
+
+  it("is not kept for a cluster that has no node for what waits there", async () => {
+    await setLimit(2);
+    const full = await lightCluster(4, 1, { taskMs: () => UNTIL_ENDED, api: owner });
+    const free = await lightCluster(4, 1, { taskMs: () => UNTIL_ENDED, api: owner });
+    const queries = [await owner.submit(oneQuery({ context: null, clusterId: full.clusterId }))];
+    await waitUntil("one has the node", () => begunOf(full.nodes) === 1);
+    queries.push(await owner.submit(oneQuery({ context: null, clusterId: full.clusterId })));
+    const many = await submitFrames(owner, free.clusterId, 5);
+    await waitUntil("the other cluster runs one", () => begunOf(free.nodes) === 1);
+    for (const { id } of [...queries, many]) await owner.post(`/v1/jobs/${id}/cancel`);
+  });
 });
 
 describe("cancelling a job with very many tasks", () => {

@@ -1,11 +1,11 @@
-import { type Cluster, type Job, mintId } from "@frazil/contracts";
+import { type Cluster, type Job, mintId, type Outcome } from "@frazil/contracts";
 import { Pool } from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type Answer, NDJSON, problemOf } from "../../harness/api.ts";
 import { startTestControlPlane, type TestControlPlane, type WarmCluster } from "../../harness/control-plane.ts";
 import { createDatabase } from "../../harness/databases.ts";
 import { makePlaneSetting } from "../../harness/plane-process.ts";
-import { failed, manyFrames, oneQuery, SHAPE } from "../../harness/submissions.ts";
+import { failed, manyFrames, oneQuery, SHAPE, succeeded } from "../../harness/submissions.ts";
 import { waitUntil } from "../../harness/wait-until.ts";
 
 const AT_ONCE = 100;
@@ -121,6 +121,28 @@ describe("a repeat of a submission whose cluster is gone", () => {
     const other = await send(name, oneQuery({ name: "another", context: null, clusterId }));
     expect(problemOf(other)).toMatchObject({ status: 422, code: "idempotency_mismatch" });
     expect(problemOf(await send(`another ${name}`))).toMatchObject({ status: 409, code: "conflict" });
+  });
+});
+
+describe("a repeat whose job has gone on", () => {
+  it("says what became of it: a submission, and a retry", async () => {
+    const own = await test.warmCluster();
+    const expectToldOf = async (send: () => Promise<Job>, end: Outcome, told: object) => {
+      const { id } = await send();
+      const { task } = await own.node.takeRun();
+      expect(await send()).toMatchObject({ id, status: "running", counts: { running: 1, queued: 0 } });
+      await own.node.finish(task, end);
+      await test.api.ended(id);
+      expect(await send()).toMatchObject({ id, ...told });
+      return id;
+    };
+    const query = oneQuery({ context: null, clusterId: own.clusterId as never });
+    const no = failed("query_failed", "no", false);
+    const submit = () => test.api.submit(query, { idempotencyKey: "gone on" });
+    const id = await expectToldOf(submit, no, { status: "failed", error: { message: "no" } });
+    const headers = { "idempotency-key": "retried" };
+    const retry = async () => (await test.api.request<Job>("POST", `/v1/jobs/${id}/retry`, { headers })).body;
+    await expectToldOf(retry, succeeded(7), { status: "succeeded", result: { rows: 7 } });
   });
 });
 
