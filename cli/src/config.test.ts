@@ -2,6 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import type { CliError } from "./cli-error.ts";
 import { checkAddress, configPath, loadSettings, writeSettings } from "./config.ts";
 
 let home: string;
@@ -13,6 +14,15 @@ afterEach(() => rmSync(home, { recursive: true }));
 const write = (path: string, content: unknown) => {
   mkdirSync(join(path, ".."), { recursive: true });
   writeFileSync(path, typeof content === "string" ? content : JSON.stringify(content));
+};
+
+const failureOf = (load: () => unknown): CliError => {
+  try {
+    load();
+  } catch (error) {
+    return error as CliError;
+  }
+  return expect.fail("it was taken");
 };
 
 describe("loadSettings", () => {
@@ -51,6 +61,43 @@ describe("loadSettings", () => {
   it.each(["{", "[]", '{"address": 1, "token": "x"}', '{"address": "http://x"}'])("refuses the file %s", (content) => {
     write(configPath({ HOME: home }), content);
     expect(() => loadSettings({ HOME: home }, {})).toThrow("is not a config file");
+  });
+
+  it("takes no white space around address and token, as what was read from a file has it", () => {
+    const env = { HOME: home, FRAZIL_ADDRESS: " http://env/\n", FRAZIL_TOKEN: "frz_env\r\n" };
+    expect(loadSettings(env, {})).toMatchObject({ address: "http://env", token: "frz_env" });
+    expect(loadSettings(env, { token: "\tfrz_option " }).token).toBe("frz_option");
+    write(configPath({ HOME: home }), { address: "http://file\n", token: "frz_file\n" });
+    expect(loadSettings({ HOME: home }, {})).toMatchObject({ address: "http://file", token: "frz_file" });
+  });
+
+  it.each(["frz_secret frz_secret", "frz_sec\nret", "frz_secrét", "frz_secret\u0007", "frz_secret\u2026", "\n"])(
+    "refuses the token %j from anywhere, says where it is, and does not show it",
+    (token) => {
+      const path = configPath({ HOME: home });
+      write(path, { address: "http://file", token });
+      const env = { HOME: home, FRAZIL_ADDRESS: "http://env", FRAZIL_TOKEN: token };
+      const failures = [
+        failureOf(() => loadSettings(env, {})),
+        failureOf(() => loadSettings({ HOME: home, FRAZIL_TOKEN: token }, {})),
+        failureOf(() => loadSettings(env, { token })),
+        failureOf(() => loadSettings({ HOME: home }, {})),
+      ];
+      const places = failures.map(({ message }) => /^the token of (\S+) (?:is|has) /.exec(message)?.[1]);
+      expect(places).toEqual(["FRAZIL_TOKEN", "FRAZIL_TOKEN", "--token", path]);
+      for (const { code, exitCode, message, hint } of failures) {
+        expect([code, exitCode]).toEqual(["not_configured", 3]);
+        expect(message + hint).not.toContain("frz_");
+      }
+    },
+  );
+
+  it("refuses a file that is not UTF-8", () => {
+    const path = configPath({ HOME: home });
+    write(path, "");
+    writeFileSync(path, Buffer.from('{"address": "http://x", "token": "frz_\xe9"}', "latin1"));
+    const { code, message } = failureOf(() => loadSettings({ HOME: home }, {}));
+    expect([code, message]).toEqual(["not_configured", `${path} is not UTF-8 text`]);
   });
 });
 

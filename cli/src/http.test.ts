@@ -1,6 +1,6 @@
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { CliError, ServerProblem } from "./cli-error.ts";
 import { backoffMs, openTransport, targetOf } from "./http.ts";
 import { type FakeServer, problemAnswer, startFakeServer, TOKEN } from "./testing/fake-server.ts";
@@ -16,6 +16,13 @@ const failureOf = async (sending: Promise<unknown>) =>
     () => expect.fail("it was answered"),
     (error: unknown) => error as CliError,
   );
+
+const JSON_LINES = [
+  '{"line":"header","spec":{"client":{"polars":"2.1.0","python":"3.11"}}}\n',
+  '{"line":"plan","number":0,"plan":{"kind":"sql","text":"SELECT 1"}}\n',
+  '{"line":"frames","plans":[0]}\n',
+];
+const NDJSON = "application/x-ndjson";
 
 describe("send", () => {
   it("says who is asking", async () => {
@@ -46,18 +53,13 @@ describe("send", () => {
   it("makes a streamed body anew for each try", async () => {
     let left = 1;
     server.state.intercept = () => (left-- > 0 ? "drop" : undefined);
-    const lines = [
-      '{"line":"header","spec":{"client":{"polars":"2.1.0","python":"3.11"}}}\n',
-      '{"line":"plan","number":0,"plan":{"kind":"sql","text":"SELECT 1"}}\n',
-      '{"line":"frames","plans":[0]}\n',
-    ];
     const make = async function* () {
-      for (const line of lines) yield Buffer.from(line);
+      for (const line of JSON_LINES) yield Buffer.from(line);
     };
     await open().send({
       method: "POST",
       path: "/v1/jobs",
-      body: { type: "application/x-ndjson", make },
+      body: { type: NDJSON, make },
       retryMs: 10_000,
     });
     expect(server.received.map(({ body }) => (body as unknown[]).length)).toEqual([3, 3]);
@@ -169,6 +171,73 @@ describe("send", () => {
       }),
     );
     expect([error.code, error.exitCode]).toEqual(["interrupted", 130]);
+  });
+});
+
+/** Longer than any limit of ours, and than fetch's own for an answer. */
+const LONG_MS = 10 * 60_000;
+
+describe("a long body", () => {
+  it("of text arrives whole, in pieces", async () => {
+    const plan = { kind: "sql", text: `SELECT '${"é".repeat(300_000)}'` };
+    const make = () => JSON.stringify({ spec: { client: { polars: "2.1.0", python: "3.11" } }, plan });
+    await open().send({ method: "POST", path: "/v1/jobs", body: { type: "application/json", make } });
+    expect(server.received).toMatchObject([{ headers: { "transfer-encoding": "chunked" }, body: { plan } }]);
+  });
+
+  it("is answered even if the server reads none of it", async () => {
+    const other = createServer((_request, response) => {
+      response.writeHead(401, { "content-type": "application/json" }).end('{"code":"unauthenticated"}');
+    });
+    await new Promise<void>((resolve) => other.listen(0, "127.0.0.1", resolve));
+    const address = `http://127.0.0.1:${(other.address() as AddressInfo).port}`;
+    const body = { type: "application/json", make: () => "x".repeat(10_000_000) };
+    const transport = openTransport({ address, token: TOKEN, source: "test" }, "test/1");
+    const error = await failureOf(transport.send({ method: "POST", path: "/v1/jobs", body }));
+    other.closeAllConnections();
+    other.close();
+    expect(error.code).toBe("unauthenticated");
+  });
+
+  describe("has a time limit", () => {
+    beforeEach(() => void vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] }));
+    afterEach(() => void vi.useRealTimers());
+
+    it("that does not count while the body is made", async () => {
+      const asked = Promise.withResolvers<void>();
+      const goOn = Promise.withResolvers<void>();
+      const make = async function* () {
+        yield Buffer.from(JSON_LINES[0] ?? "");
+        asked.resolve();
+        await goOn.promise;
+        for (const line of JSON_LINES.slice(1)) yield Buffer.from(line);
+      };
+      const sending = open().send({ method: "POST", path: "/v1/jobs", body: { type: NDJSON, make } });
+      await asked.promise;
+      vi.advanceTimersByTime(LONG_MS);
+      goOn.resolve();
+      expect(await sending).toMatchObject({ status: "queued" });
+    });
+
+    it("for the answer to what was streamed", async () => {
+      const read = Promise.withResolvers<void>();
+      server.state.intercept = () => {
+        read.resolve();
+        return "swallow";
+      };
+      const make = async function* () {
+        for (const line of JSON_LINES) yield Buffer.from(line);
+      };
+      const body = { type: NDJSON, make };
+      const failing = failureOf(open().send({ method: "POST", path: "/v1/jobs", body, retryMs: 0 }));
+      await read.promise;
+      vi.advanceTimersByTime(LONG_MS);
+      const error = await failing;
+      expect([error.code, error.message]).toEqual([
+        "unreachable",
+        `${server.address} can't be reached: it did not answer in time`,
+      ]);
+    });
   });
 });
 

@@ -1,8 +1,9 @@
-import { setGlobalProxyFromEnv } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 import { CliError, ServerProblem } from "./cli-error.ts";
 import type { Settings } from "./config.ts";
 import { EXIT } from "./exit-codes.ts";
+import { useProxyOfEnvironment } from "./proxy.ts";
+import { bodyToSend, limitNetwork, type NetworkLimit } from "./upload.ts";
 
 /** How long one request is tried again from its first failure on, once the server has answered before. */
 const RETRY_MS = 30_000;
@@ -10,7 +11,7 @@ const RETRY_MS = 30_000;
 const FIRST_CONTACT_MS = 1_000;
 const BACKOFF_FIRST_MS = 50;
 const BACKOFF_MAX_MS = 2_000;
-/** For an answer that is not waited for on purpose; a wait adds its own time. */
+/** For an answer that is not waited for on purpose; a wait adds its own time. Also for each piece of a long body. */
 const READ_TIMEOUT_MS = 60_000;
 const RETRY_AFTER_MAX_MS = 30_000;
 /** A foreign server's error page may be long. */
@@ -18,7 +19,6 @@ const ERROR_BODY_CHARS_MAX = 1_000_000;
 
 const RETRIED_STATUSES = new Set([429, 502, 503, 504]);
 const RETRIED_CODES = new Set<unknown>([undefined, "unavailable", "too_many_requests"]);
-const LOOPBACK_HOSTS = new Set(["localhost", "127.0.0.1", "[::1]"]);
 
 type QueryValue = string | number | readonly string[] | undefined;
 
@@ -47,7 +47,7 @@ export interface Transport {
 }
 
 export function openTransport(settings: Settings, userAgent: string): Transport {
-  useProxyOfEnvironment(settings.address);
+  useProxyOfEnvironment(settings.address, process.env);
   const state = { answered: false };
   const headers = { authorization: `Bearer ${settings.token}`, accept: "application/json", "user-agent": userAgent };
   return {
@@ -55,20 +55,17 @@ export function openTransport(settings: Settings, userAgent: string): Transport 
     send: (request) => sendWithRetries(settings.address, headers, state, request),
     stream: (request) => openStream(settings.address, headers, request),
     async probe(path) {
+      const limit = limitNetwork();
       try {
-        const response = await fetchOnce(settings.address, headers, { method: "GET", path });
+        const response = await fetchOnce(settings.address, headers, { method: "GET", path }, limit);
         return { status: response.status, headers: response.headers, body: await response.text() };
       } catch (error) {
         throw connectionError(settings.address, error);
+      } finally {
+        limit.end();
       }
     },
   };
-}
-
-/** HTTP_PROXY, HTTPS_PROXY and NO_PROXY count, but for a server on this machine. */
-function useProxyOfEnvironment(address: string): void {
-  if (LOOPBACK_HOSTS.has(new URL(address).hostname)) return;
-  if (Object.keys(process.env).some((name) => /^https?_proxy$/i.test(name))) setGlobalProxyFromEnv();
 }
 
 async function sendWithRetries(
@@ -82,14 +79,17 @@ async function sendWithRetries(
   for (let attempt = 1; ; attempt += 1) {
     let delayMs = backoffMs(attempt, Math.random());
     let failure: CliError;
+    const limit = limitNetwork();
     try {
-      const response = await fetchOnce(address, headers, request);
+      const response = await fetchOnce(address, headers, request, limit);
       state.answered = true;
       if (response.ok) return await parseAnswer(address, response);
       failure = await readProblem(address, response);
       delayMs = Math.max(delayMs, retryAfterMs(response.headers));
     } catch (error) {
       failure = request.signal?.aborted ? abortError(request.signal) : connectionError(address, error);
+    } finally {
+      limit.end();
     }
     const limitMs = request.retryMs ?? (state.answered ? RETRY_MS : FIRST_CONTACT_MS);
     // An answer may have been held back on purpose for long before it broke; at an address that swallows everything the first try is enough.
@@ -99,10 +99,17 @@ async function sendWithRetries(
   }
 }
 
-async function fetchOnce(address: string, headers: Record<string, string>, request: Request): Promise<Response> {
-  const timeout = AbortSignal.timeout(READ_TIMEOUT_MS + (request.heldMs ?? 0));
+/** The limit goes on until the caller has read the answer. */
+async function fetchOnce(
+  address: string,
+  headers: Record<string, string>,
+  request: Request,
+  limit: NetworkLimit,
+): Promise<Response> {
+  const answerMs = READ_TIMEOUT_MS + (request.heldMs ?? 0);
+  limit.start(answerMs);
   const made = request.body?.make();
-  const body = made === undefined || typeof made === "string" ? made : ReadableStream.from(made);
+  const body = made === undefined ? undefined : bodyToSend(made, limit, { pieceMs: READ_TIMEOUT_MS, answerMs });
   return fetch(address + targetOf(request), {
     method: request.method,
     headers: {
@@ -113,13 +120,8 @@ async function fetchOnce(address: string, headers: Record<string, string>, reque
     ...(body === undefined ? {} : { body, duplex: "half" }),
     // The token must not follow a redirect to another host.
     redirect: "manual",
-    // A submission may take as long as its data needs; only the answer to a plain request has a limit.
-    signal: body instanceof ReadableStream ? (request.signal ?? null) : anySignal(request.signal, timeout),
+    signal: request.signal === undefined ? limit.signal : AbortSignal.any([request.signal, limit.signal]),
   } as RequestInit);
-}
-
-function anySignal(given: AbortSignal | undefined, timeout: AbortSignal): AbortSignal {
-  return given === undefined ? timeout : AbortSignal.any([given, timeout]);
 }
 
 export function targetOf(request: Pick<Request, "path" | "query">): string {

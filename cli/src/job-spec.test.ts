@@ -5,7 +5,8 @@ import { makeContext, makeOutput, makeSpec } from "./job-spec.ts";
 import { ME } from "./testing/fake-data.ts";
 
 const client = { polars: "2.1.0", python: "3.11", hasPython: false, cwd: "/work" };
-const specOf = (options: JobOptions) => makeSpec(options, undefined, client, [], "/work");
+const specOf = (options: JobOptions) => makeSpec(options, undefined, client, [], at("/work"));
+const at = (cwd: string) => ({ cwd, env: { HOME: "/home/ben" } });
 const me = async () => ME;
 const noMe = async () => expect.fail("the server must not be asked");
 
@@ -20,14 +21,14 @@ describe("output", () => {
       "s3://b/a.CSV?x=1",
       "dir/",
       "s3://b/dir",
-    ].map((dst) => makeOutput({ dst }, "/w")?.format);
+    ].map((dst) => makeOutput({ dst }, at("/w"))?.format);
     expect(formats).toEqual(["parquet", "csv", "ipc", "ndjson", "ndjson", "csv", "parquet", "parquet"]);
-    expect(makeOutput({ dst: "a.csv", format: "ndjson" }, "/w")?.format).toBe("ndjson");
+    expect(makeOutput({ dst: "a.csv", format: "ndjson" }, at("/w"))?.format).toBe("ndjson");
   });
 
   it("makes paths absolute, keeps the slash at the end, and leaves URLs alone", () => {
     const places = ["out", "out/", "../x.csv", "/abs", "s3://b/k/", "abfss://c@a.dfs.core.windows.net/p"].map(
-      (dst) => makeOutput({ dst }, "/home/ann")?.destination,
+      (dst) => makeOutput({ dst }, at("/home/ann"))?.destination,
     );
     expect(places).toEqual([
       "/home/ann/out",
@@ -39,11 +40,18 @@ describe("output", () => {
     ]);
   });
 
+  it("takes ~ for the home, which the shell leaves as it is after =", () => {
+    const places = ["~", "~/out", "~/out/", "./~/out", "~ann/out", "s3://b/~/k"].map(
+      (dst) => makeOutput({ dst }, at("/w"))?.destination,
+    );
+    expect(places).toEqual(["/home/ben", "/home/ben/out", "/home/ben/out/", "/w/~/out", "/w/~ann/out", "s3://b/~/k"]);
+  });
+
   it("is left to the server where nothing is asked for", () => {
-    expect(makeOutput({}, "/w")).toBeUndefined();
-    expect(makeOutput({ format: "csv" }, "/w")).toEqual({ format: "csv" });
-    expect(() => makeOutput({ mode: "append" }, "/w")).toThrow("--mode is for --dst");
-    expect(() => makeOutput({ dst: "" }, "/w")).toThrow("--dst is empty");
+    expect(makeOutput({}, at("/w"))).toBeUndefined();
+    expect(makeOutput({ format: "csv" }, at("/w"))).toEqual({ format: "csv" });
+    expect(() => makeOutput({ mode: "append" }, at("/w"))).toThrow("--mode is for --dst");
+    expect(() => makeOutput({ dst: "" }, at("/w"))).toThrow("--dst is empty");
   });
 });
 

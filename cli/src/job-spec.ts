@@ -3,6 +3,8 @@ import { type ClientVersions, ComputeContext, JobSpec, type OutputFormat } from 
 import type { z } from "zod";
 import type { Api } from "./api.ts";
 import { usageError } from "./cli-error.ts";
+import { expandHome } from "./config.ts";
+import type { Io } from "./io.ts";
 import type { ContextOptions, JobOptions, OutputOptions } from "./job-options.ts";
 
 export type SpecInput = z.input<typeof JobSpec>;
@@ -27,7 +29,7 @@ export function makeSpec(
   context: ContextInput | undefined,
   client: ClientVersions,
   keys: readonly KeyInput[],
-  cwd: string,
+  io: Pick<Io, "cwd" | "env">,
 ): SpecInput {
   const spec = withoutUndefined({
     name: options.name,
@@ -36,7 +38,7 @@ export function makeSpec(
     clusterId: options.cluster,
     client,
     engine: options.engine,
-    output: makeOutput(options, cwd),
+    output: makeOutput(options, io),
     partitionBy: makePartitionBy(options, keys),
     onFailure: options.onFailure,
     attemptsMax: options.retries === undefined ? undefined : options.retries + 1,
@@ -55,7 +57,7 @@ function makePartitionBy(options: JobOptions, keys: readonly KeyInput[]): SpecIn
   return withoutUndefined({ keys: [...keys], maxKeys: options.maxKeys }) as SpecInput["partitionBy"];
 }
 
-export function makeOutput(options: OutputOptions, cwd: string): SpecInput["output"] {
+export function makeOutput(options: OutputOptions, io: Pick<Io, "cwd" | "env">): SpecInput["output"] {
   if (options.dst === undefined) {
     if (options.mode !== undefined)
       throw usageError("--mode is for --dst: without a destination, every result has a place of its own");
@@ -63,11 +65,13 @@ export function makeOutput(options: OutputOptions, cwd: string): SpecInput["outp
   }
   if (options.dst === "") throw usageError("--dst is empty");
   const format = options.format ?? EXTENSIONS[extname(options.dst.replace(/[?#].*$/, "")).toLowerCase()] ?? "parquet";
-  const destination = URL_SCHEME.test(options.dst) ? options.dst : absolutePath(options.dst, cwd);
+  const destination = URL_SCHEME.test(options.dst) ? options.dst : absolutePath(options.dst, io);
   return withoutUndefined({ format, destination, mode: options.mode }) as SpecInput["output"];
 }
 
-function absolutePath(path: string, cwd: string): string {
+function absolutePath(given: string, { cwd, env }: Pick<Io, "cwd" | "env">): string {
+  // The shell leaves the ~ of --dst=~/out as it is.
+  const path = expandHome(given, env);
   const absolute = resolve(cwd, path);
   return /[\\/]$/.test(path) && !absolute.endsWith("/") ? `${absolute}/` : absolute;
 }

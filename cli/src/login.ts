@@ -3,7 +3,7 @@ import { Writable } from "node:stream";
 import { text } from "node:stream/consumers";
 import { openApi } from "./api.ts";
 import { CliError, usageError } from "./cli-error.ts";
-import { checkAddress, writeSettings } from "./config.ts";
+import { checkAddress, checkToken, writeSettings } from "./config.ts";
 import { EXIT, type ExitCode } from "./exit-codes.ts";
 import { openTransport } from "./http.ts";
 import type { Io } from "./io.ts";
@@ -15,7 +15,9 @@ export async function login(session: Session, word: string | undefined): Promise
   const { io, given } = session;
   const address = word ?? given.address ?? io.env.FRAZIL_ADDRESS;
   if (!address) throw usageError("there is no address to log in to", "give it: `pc login https://frazil.example.com`");
-  const settings = { address: checkAddress(address), token: given.token ?? (await readToken(io)), source: "login" };
+  const checked = checkAddress(address);
+  const token = given.token === undefined ? await readToken(io) : checkToken(given.token, "--token");
+  const settings = { address: checked, token, source: "login" };
   const me = await openApi(openTransport(settings, `frazil-cli/${CLI_VERSION}`)).me();
   const path = writeSettings(io.env, { address: settings.address, token: settings.token });
   const overriding = ["FRAZIL_ADDRESS", "FRAZIL_TOKEN"].filter((name) => io.env[name]);
@@ -26,11 +28,10 @@ export async function login(session: Session, word: string | undefined): Promise
 }
 
 async function readToken(io: Io): Promise<string> {
-  const token = (io.stdin.isTTY ? await askForToken(io) : await text(io.stdin)).trim();
-  if (token === "")
+  const token = io.stdin.isTTY ? await askForToken(io) : await text(io.stdin);
+  if (token.trim() === "")
     throw usageError("there is no token", "type it at the prompt, or give it on stdin: `pc login ADDRESS < token.txt`");
-  if (/\s/.test(token)) throw usageError("this is not a token: it has white space in it");
-  return token;
+  return checkToken(token, "stdin");
 }
 
 /** Asks without showing what is typed. */

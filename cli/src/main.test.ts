@@ -1,6 +1,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, existsSync, openSync } from "node:fs";
+import { type AddressInfo, createServer } from "node:net";
 import type { Readable } from "node:stream";
 import { text } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
@@ -58,6 +59,33 @@ describe("the program", () => {
     err.catch(() => undefined);
     child.stderr.destroy();
     expect([await ended, await out]).toEqual([0, ""]);
+  });
+
+  it("says in one sentence that the Node is too old", async () => {
+    const old = 'Object.defineProperty(process, "versions", { value: { ...process.versions, node: "20.20.2" } })';
+    const startOld = (args: string[]) =>
+      start(args, { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(old)}` });
+    const [inWords, inJson] = [startOld(["jobs"]), startOld(["jobs", "--json"])];
+    const detail = "pc needs Node 22.15 or newer, and this is Node 20.20.2";
+    expect([await inWords.ended, await inWords.out, await inWords.err]).toEqual([2, "", `error: ${detail}\n`]);
+    expect([await inJson.ended, JSON.parse(await inJson.err)]).toMatchObject([2, { code: "node_too_old", detail }]);
+  });
+
+  it("goes through a proxy whose address has no scheme", async () => {
+    const asked = Promise.withResolvers<string>();
+    const proxy = createServer((socket) => {
+      socket.on("error", () => undefined);
+      socket.once("data", (head) => asked.resolve(String(head)));
+      socket.once("data", () => socket.end("HTTP/1.1 403 Forbidden\r\n\r\n"));
+    });
+    proxy.listen(0, "127.0.0.1");
+    await once(proxy, "listening");
+    const { port } = proxy.address() as AddressInfo;
+    const env = { HTTP_PROXY: `127.0.0.1:${port}`, http_proxy: `127.0.0.1:${port}`, NO_PROXY: "", no_proxy: "" };
+    const { ended, err } = start(["jobs"], { ...env, FRAZIL_ADDRESS: "http://frazil.invalid" });
+    expect(await asked.promise).toContain("frazil.invalid");
+    expect([await ended, await err]).toEqual([3, expect.stringContaining("http://frazil.invalid")]);
+    proxy.close();
   });
 
   it.skipIf(!existsSync(DEV_FULL))("a disk that is full has an exit code of its own, and is said", async () => {

@@ -1,5 +1,12 @@
 import { describe, expect, it } from "vitest";
-import { collectLabels, parseDurationMs, parseMemoryGiB, variablesFrom, wholeNumber } from "./option-values.ts";
+import {
+  collectLabels,
+  onlyLabel,
+  parseDurationMs,
+  parseMemoryGiB,
+  variablesFrom,
+  wholeNumber,
+} from "./option-values.ts";
 
 describe("durations", () => {
   it.each([
@@ -41,6 +48,12 @@ describe("other values", () => {
   it("labels are split at the first =", () => {
     expect(collectLabels("a=b=c", { x: "y" })).toEqual({ x: "y", a: "b=c" });
     expect(() => collectLabels("a", undefined)).toThrow("key=value");
+  });
+
+  it("a label's name has no colon, since a list would be asked for another label", () => {
+    expect(collectLabels("app=env:prod", undefined)).toEqual({ app: "env:prod" });
+    for (const gather of [collectLabels, onlyLabel])
+      expect(() => gather("app:env=prod", undefined)).toThrow("can't have a colon");
   });
 
   it("a variable without a value is taken from the environment", () => {

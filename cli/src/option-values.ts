@@ -41,6 +41,9 @@ export function collect(text: string, before: string[] | undefined): string[] {
 export function collectLabels(text: string, before: Record<string, string> | undefined): Record<string, string> {
   const [key, value] = splitPair(text);
   if (value === undefined) throw new InvalidArgumentError("Give a label as key=value.");
+  // Lists are asked for as key:value, and the server takes the first colon for the one between them.
+  if (key.includes(":"))
+    throw new InvalidArgumentError("A label's name can't have a colon in it: no list would find it.");
   return { ...before, [key]: value };
 }
 

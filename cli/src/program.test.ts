@@ -35,6 +35,11 @@ describe("help", () => {
     expect(await run([])).toMatchObject({ code: 2, out: "", err: expect.stringContaining("Usage: pc") });
   });
 
+  it("of dev says which servers other commands find", async () => {
+    const { out } = await run(["dev", "--help"]);
+    expect(out).toMatch(/find it by themselves where\s+its home is \$FRAZIL_HOME or ~\/\.frazil;/);
+  });
+
   it("fits the terminal", async () => {
     const { out } = await run(["jobs", "--help"], { columns: 60 });
     const options = out.slice(out.indexOf("Options:"), out.indexOf("Examples:"));

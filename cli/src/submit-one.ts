@@ -29,10 +29,9 @@ export async function specOf(
   options: JobOptions,
   queries: Pick<Queries, "keys" | "origins">,
 ): Promise<SpecInput> {
-  const { cwd } = session.io;
-  const client = agreeOnVersions(queries.origins, options, cwd);
+  const client = agreeOnVersions(queries.origins, options, session.io.cwd);
   const context = await makeContext(options, async () => (await session.api()).me());
-  return makeSpec(options, context, client, queries.keys, cwd);
+  return makeSpec(options, context, client, queries.keys, session.io);
 }
 
 async function send(session: Session, spec: SpecInput, frame: Frame, options: JobOptions): Promise<ExitCode> {

@@ -7,7 +7,8 @@ const PORT_MAX = 65_535;
 
 const EXAMPLES = `
 Postgres, the control plane and nodes run as processes of this machine; Ctrl-C ends them all, and the data stays.
-DATABASE_URL and REDIS_URL make it use servers of yours. Other commands on this machine find it by themselves.
+DATABASE_URL and REDIS_URL make it use servers of yours. Other commands on this machine find it by themselves where
+its home is $FRAZIL_HOME or ~/.frazil; with another --home they need the two variables that it prints.
 
 Examples:
   $ pc dev

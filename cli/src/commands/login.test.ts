@@ -46,6 +46,20 @@ describe("pc login", () => {
     });
   });
 
+  it("refuses what can be no token, and does not show it", async () => {
+    for (const [args, stdin, place] of [
+      [[], "frz_secret frz_secret", "stdin"],
+      [["--token", "frz_sec\nret"], "", "--token"],
+    ] as const) {
+      const { code, err } = await run([server.address, ...args], { stdin });
+      expect([code, err]).toEqual([3, expect.stringContaining(`the token of ${place} has white space`)]);
+      expect(err).not.toContain("frz_");
+    }
+    expect([server.received, existsSync(config())]).toEqual([[], false]);
+    expect(await run([server.address, "--token", `${TOKEN}\n`])).toMatchObject({ code: 0 });
+    expect(JSON.parse(readFileSync(config(), "utf8")).token).toBe(TOKEN);
+  });
+
   it("says that variables of the environment go before the file", async () => {
     const { err } = await run([server.address, "--token", TOKEN], { env: { FRAZIL_TOKEN: "frz_other" } });
     expect(err).toBe("FRAZIL_TOKEN in your environment goes before that file\n");

@@ -23,7 +23,6 @@ interface DevFile {
   readonly pid: number;
 }
 
-const NODE_MAJOR_MIN = 22;
 const DEFAULT_PORT = 7420;
 const PORT_MAX = 65_535;
 const END_SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
@@ -38,7 +37,6 @@ const PROVEN_MS = 10_000;
 export async function runDev(options: DevOptions): Promise<number> {
   let signals: Signals | undefined;
   try {
-    checkNode();
     const port = portOf(options);
     const home = resolve(options.home ?? homePath(process.env));
     mkdirSync(home, { recursive: true, mode: 0o700 });
@@ -103,14 +101,6 @@ async function serve(
   } catch (error) {
     throw devFailed(error as Error, `the control plane's log is ${join(home, "control-plane.log")}`);
   }
-}
-
-function checkNode(): void {
-  if (Number.parseInt(process.versions.node, 10) >= NODE_MAJOR_MIN) return;
-  throw devFailed(
-    new Error(`pc dev needs Node ${NODE_MAJOR_MIN} or newer, this is ${process.version}`),
-    "`npm run dev` in a clone brings its own",
-  );
 }
 
 async function refuseSecond(home: string): Promise<void> {

@@ -18,9 +18,11 @@ export async function claim(file: string, what: string): Promise<() => Promise<v
   const self: Owner = { pid: process.pid, startedAt: await readStart(process.pid) };
   for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt += 1) {
     if (await tryCreate(file, self)) return () => rm(file, { force: true });
-    const owner = await readOwner(file);
+    const content = await readIfThere(file);
+    if (content === undefined) continue;
+    const owner = parseOwner(content);
     if (owner && (await isAlive(owner))) throw new Error(`${what} is in use by process ${owner.pid}`);
-    if (owner) await discard(file, owner);
+    await discard(file, content);
   }
   throw new Error(`could not claim ${file}`);
 }
@@ -28,8 +30,8 @@ export async function claim(file: string, what: string): Promise<() => Promise<v
 /** The file appears together with its content: nobody ever reads a claim without an owner. */
 async function tryCreate(file: string, owner: Owner): Promise<boolean> {
   const draft = `${file}.${randomUUID()}`;
-  await writeFile(draft, JSON.stringify(owner));
   try {
+    await writeFile(draft, JSON.stringify(owner));
     await link(draft, file);
     return true;
   } catch (error) {
@@ -40,22 +42,30 @@ async function tryCreate(file: string, owner: Owner): Promise<boolean> {
   }
 }
 
-async function readOwner(file: string): Promise<Owner | undefined> {
+async function readIfThere(file: string): Promise<string | undefined> {
   try {
-    return Owner.parse(JSON.parse(await readFile(file, "utf8")));
+    return await readFile(file, "utf8");
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
     throw error;
   }
 }
 
+/** Undefined for what no living process has: an empty file, say, which a loss of power leaves. */
+function parseOwner(content: string): Owner | undefined {
+  try {
+    return Owner.parse(JSON.parse(content));
+  } catch {
+    return undefined;
+  }
+}
+
 /** Two processes may both see the dead owner: the one that moved away a living claim by mistake puts it back. */
-async function discard(file: string, owner: Owner): Promise<void> {
+async function discard(file: string, content: string): Promise<void> {
   const aside = `${file}.dead.${process.pid}`;
   try {
     await rename(file, aside);
-    const moved = await readOwner(aside);
-    if (moved?.pid !== owner.pid || moved.startedAt !== owner.startedAt) await link(aside, file);
+    if ((await readIfThere(aside)) !== content) await link(aside, file);
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
     if (code !== "ENOENT" && code !== "EEXIST") throw error;
