@@ -67,11 +67,37 @@ def test_a_broken_file_is_named(tmp_path: Path, content: str) -> None:
         load_settings()
 
 
-def test_an_address_needs_a_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FRAZIL_ADDRESS", "localhost:8080")
-    monkeypatch.setenv("FRAZIL_TOKEN", "x")
-    with pytest.raises(pc.NotConfigured, match="localhost:8080"):
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "frazil-home" / "dev.json"
+    path.parent.mkdir()
+    path.write_bytes(b'{"address": "\xff"}')
+    with pytest.raises(pc.NotConfigured, match=r"dev\.json.*UTF-8"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost:8080", "http://", "http://[::1", "http://host:port", "https://a host", "http://ho\nst"]
+)
+def test_what_is_no_address_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("FRAZIL_ADDRESS", address)
+    monkeypatch.setenv("FRAZIL_TOKEN", "x")
+    with pytest.raises(pc.NotConfigured, match="not an address"):
+        load_settings()
+
+
+def test_white_space_around_address_and_token_is_none_of_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRAZIL_ADDRESS", " https://frazil.example.com/\n")
+    monkeypatch.setenv("FRAZIL_TOKEN", "frz_secret\n")
+    assert load_settings() == Settings("https://frazil.example.com", "frz_secret")
+
+
+@pytest.mark.parametrize("token", ["frz_\nsecret", "frz_ secret", "frz_sécret", "frz_\x00secret", " \n"])
+def test_what_is_no_token_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setenv("FRAZIL_ADDRESS", "https://frazil.example.com")
+    monkeypatch.setenv("FRAZIL_TOKEN", token.replace("\x00", "\x01"))
+    with pytest.raises(pc.NotConfigured, match="token") as raised:
+        load_settings()
+    assert "cret" not in str(raised.value)
 
 
 def test_a_login_is_checked_and_kept_for_its_owner_only(

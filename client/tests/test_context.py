@@ -7,9 +7,10 @@ from typing import Any
 
 import polars as pl
 import pytest
-from fake_server import FakeServer
+from fake_server import FakeServer, respond
 
 import frazil as pc
+from frazil._client import Client
 
 LF = pl.LazyFrame({"a": [1]})
 
@@ -109,6 +110,31 @@ def test_as_a_context_manager_it_starts_and_stops(server: FakeServer) -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert [cluster["status"] for cluster in server.clusters.values()] == ["terminated"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, pc.ServerUnreachable])
+def test_what_interrupts_its_start_stops_it_too(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise error("now")
+
+    monkeypatch.setattr(Client, "wait_cluster", interrupted)
+    with pytest.raises(error), pc.ComputeContext(cpus=1, memory=1):
+        pass
+    assert [cluster["status"] for cluster in server.clusters.values()] == ["terminated"]
+
+
+def test_a_stop_that_failed_can_be_repeated(server: FakeServer) -> None:
+    context = pc.ComputeContext(cpus=1, memory=1).start()
+    cluster = context.id
+    server.faults.append(respond(500, {"code": "internal", "detail": "out of order"}))
+    with pytest.raises(pc.FrazilError, match="out of order"):
+        context.stop()
+    assert context.id == cluster
+    context.stop()
+    assert context.id is None
+    assert [one["status"] for one in server.clusters.values()] == ["terminated"]
 
 
 def test_a_cluster_that_fails_to_start_says_why(server: FakeServer) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 from fake_clock import Clock
-from fake_server import FakeServer, Handler, hang_up
+from fake_server import FakeServer, Handler, hang_up, respond
 
 import frazil as pc
 from frazil import _http
@@ -231,6 +231,23 @@ def test_following_a_job_that_prints_nothing_outlives_a_broken_connection(server
     server.faults += [beat_and_break] * 2  # The first one is for the page of lines that are there.
     assert [line.text for line in handle.logs(follow=True)] == ["at last"]
     assert [path.rsplit("/", 1)[1] for path in server.paths()[1:]] == ["logs", "events", job.id, "events"]
+
+
+def test_following_outlives_a_proxy_that_says_that_the_server_is_away(server: FakeServer, clock: Clock) -> None:
+    server.jobs.gate.clear()
+    handle = pl.LazyFrame({"a": [1]}).remote().execute()
+    (job,) = server.submitted()
+    page = respond(502, b"<html>bad gateway</html>", "text/html")
+
+    def away(handler: Handler) -> bool:
+        if not handler.path.endswith("/events"):
+            return False
+        job.add_log(None, "at last")
+        server.jobs.gate.set()
+        return page(handler)
+
+    server.faults += [away] * 2  # The first one is for the page of lines that are there.
+    assert [line.text for line in handle.logs(follow=True)] == ["at last"]
 
 
 def test_following_ends_when_connections_only_break(server: FakeServer, clock: Clock) -> None:

@@ -120,6 +120,9 @@ def test_jobs_are_listed_newest_first_and_filtered(server: FakeServer) -> None:
     assert pc.jobs(status="failed") == []
     assert pc.jobs(mode="many") == []
     assert pc.jobs()[0].labels == {"parity": "0", "all": "yes"}
+    assert [job.id for job in pc.jobs(labels="parity=1")] == [ids[3], ids[1]]
+    with pytest.raises(ValueError, match="'app:env' contains a colon"):
+        pc.remote(lf, labels={"app:env": "prod"})
 
 
 def test_handles_and_results_can_be_pickled_without_secrets(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import random
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -16,10 +20,11 @@ from fake_clock import Clock
 from fake_server import TOKEN, UNAVAILABLE, FakeServer, Handler, hang_up, lose_answer, respond
 
 import frazil as pc
-from frazil import _http
+from frazil import _http, _watch
 from frazil._client import current_client
 
 LF = pl.LazyFrame({"a": [1, 2]})
+MEGABYTE = 1_000_000
 
 
 def free_port() -> int:
@@ -225,9 +230,114 @@ def test_a_proxy_is_used_except_for_this_machine(server: FakeServer, monkeypatch
     assert pc.jobs() == []
 
 
+def test_a_proxy_gets_its_own_name_and_password(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = server.address.removeprefix("http://")
+    monkeypatch.setenv("http_proxy", f"http://ann:p%40ss@{host}")
+    monkeypatch.setenv("FRAZIL_ADDRESS", "http://frazil-1.invalid")
+    assert pc.jobs() == []
+    expected = "Basic " + base64.b64encode(b"ann:p@ss").decode()
+    assert server.requests[0]["headers"]["proxy-authorization"] == expected
+
+
+def test_a_proxy_needs_no_scheme(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server.address.removeprefix("http://"))
+    monkeypatch.setenv("FRAZIL_ADDRESS", "http://frazil-2.invalid")
+    assert pc.jobs() == []
+
+
+@pytest.mark.parametrize(("number", "proxy"), list(enumerate(["http://ann:secret@[::1", "nonsense://ann:secret@host"])))
+def test_what_is_no_proxy_is_said_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, number: int, proxy: str
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setenv("FRAZIL_ADDRESS", f"http://frazil-none-{number}.invalid")
+    monkeypatch.setenv("FRAZIL_TOKEN", TOKEN)
+    with pytest.raises(pc.NotConfigured, match="HTTP_PROXY") as raised:
+        pc.jobs()
+    assert "secret" not in str(raised.value)
+
+
 def test_a_large_plan_travels(server: FakeServer) -> None:
     lf = pl.LazyFrame({"a": range(500_000)})
     assert lf.remote().execute().await_result().rows == 500_000
+
+
+class SlowReader:
+    """A file that takes a tenth of a second for each megabyte."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.unpaid = 0
+
+    def readline(self, *limit: int) -> bytes:
+        return self.file.readline(*limit)
+
+    def read(self, size: int) -> bytes:
+        parts = []
+        for left in range(size, 0, -MEGABYTE):
+            parts.append(self.file.read(min(left, MEGABYTE)))
+            self.unpaid += len(parts[-1])
+            if self.unpaid >= MEGABYTE:
+                time.sleep(0.1)
+                self.unpaid = 0
+        return b"".join(parts)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_slow_network_has_all_the_time_that_a_plan_needs(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    read = Handler.read_body
+
+    def slowly(handler: Handler) -> bytes:
+        handler.rfile = SlowReader(handler.rfile)  # type: ignore[assignment]
+        try:
+            return read(handler)
+        finally:
+            handler.rfile = handler.rfile.file  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(Handler, "read_body", slowly)
+    monkeypatch.setattr(_http, "CONNECT_TIMEOUT_SECONDS", 0.5)
+    values = random.Random(0).randbytes(20 * MEGABYTE)
+    lf = pl.LazyFrame({"a": [values]})
+    if count == 1:
+        assert lf.remote().execute().await_result().rows == 1
+    else:
+        assert len(pc.spawn_many([lf] * count).await_result()) == count
+    assert len(server.submitted()) == 1
+    assert max(request["size"] for request in server.requests) > 20 * MEGABYTE
+
+
+def test_a_wait_ends_when_its_time_is_over_though_the_server_says_nothing(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_watch, "LATE_SECONDS_MAX", 0.1)
+    server.jobs.gate.clear()
+    handle = LF.remote().execute()
+    silent = threading.Event()
+
+    def say_nothing(handler: Handler) -> bool:
+        silent.wait(50)
+        return hang_up(handler)
+
+    server.faults += [say_nothing] * 50
+    with pytest.raises(pc.AwaitTimeout, match="goes on"):
+        handle.await_result(timeout=0.2)
+    assert not silent.is_set()
+    server.faults.clear()
+    silent.set()
+    server.jobs.gate.set()
+    assert handle.await_result().rows == 2
+
+
+def test_a_wait_ends_when_its_time_is_over_though_the_server_is_gone(server: FakeServer) -> None:
+    server.jobs.gate.clear()
+    handle = LF.remote().execute()
+    server.faults += [hang_up] * 1_000
+    with pytest.raises(pc.AwaitTimeout, match="goes on") as raised:
+        handle.await_result(timeout=0.3)
+    assert isinstance(raised.value.__cause__, pc.ServerUnreachable)
+    assert server.faults != []
 
 
 def test_the_client_is_one_for_each_server(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,10 +42,13 @@ class Client:
     def job(self, job_id: str) -> Job:
         return self.transport.get(f"/v1/jobs/{quote_id(job_id)}")
 
-    def wait(self, job_id: str, *, timeout_s: float, revision: int | None) -> Job:
-        """The job, once it has ended, or once its revision is above `revision` (if given), or after `timeout_s`."""
+    def wait(self, job_id: str, *, timeout_s: float, revision: int | None, within_s: float | None = None) -> Job:
+        """The job, once it has ended, or once its revision is above `revision` (if given), or after `timeout_s`.
+
+        Raises `OutOfTime` when nothing is heard for `within_s`.
+        """
         query = {"timeout": round(timeout_s, 3), "revision": revision}
-        return self.transport.get(f"/v1/jobs/{quote_id(job_id)}/wait", query, wait_s=timeout_s)
+        return self.transport.get(f"/v1/jobs/{quote_id(job_id)}/wait", query, wait_s=timeout_s, within_s=within_s)
 
     def jobs_page(self, query: dict[str, Any]) -> dict[str, Any]:
         return self.transport.get("/v1/jobs", query)
@@ -72,9 +75,11 @@ class Client:
     def cluster(self, cluster_id: str) -> WireCluster:
         return self.transport.get(f"/v1/clusters/{quote_id(cluster_id)}")
 
-    def wait_cluster(self, cluster_id: str, *, timeout_s: float) -> WireCluster:
+    def wait_cluster(self, cluster_id: str, *, timeout_s: float, within_s: float | None = None) -> WireCluster:
         query = {"timeout": round(timeout_s, 3)}
-        return self.transport.get(f"/v1/clusters/{quote_id(cluster_id)}/wait", query, wait_s=timeout_s)
+        return self.transport.get(
+            f"/v1/clusters/{quote_id(cluster_id)}/wait", query, wait_s=timeout_s, within_s=within_s
+        )
 
     def stop_cluster(self, cluster_id: str) -> WireCluster:
         return self.transport.post(f"/v1/clusters/{quote_id(cluster_id)}/stop")

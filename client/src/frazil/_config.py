@@ -7,6 +7,7 @@ import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from frazil.errors import NotConfigured
 
@@ -23,13 +24,13 @@ def load_settings() -> Settings:
     """Environment first, then the file written by a login, then the one of a `pc dev` that runs on this machine."""
     address, token = os.environ.get("FRAZIL_ADDRESS"), os.environ.get("FRAZIL_TOKEN")
     if address and token:
-        return Settings(_checked(address), token)
+        return checked_settings(address, token)
     looked_at = [_config_path(), _dev_path()]
     for path in looked_at:
         found = _read(path)
         if found is not None:
             # One of the two variables alone overrides that half: another token for the same address, say.
-            return Settings(_checked(address or found[0]), token or found[1])
+            return checked_settings(address or found[0], token or found[1])
     missing = [name for name, value in (("FRAZIL_ADDRESS", address), ("FRAZIL_TOKEN", token)) if not value]
     raise NotConfigured(
         f"no Frazil server is configured: {' and '.join(missing)} not set, and there is neither "
@@ -55,13 +56,24 @@ def write_settings(settings: Settings) -> Path:
 
 
 def checked_settings(address: str, token: str) -> Settings:
+    """Without the white space that a file or a terminal puts around them. The error does not show the token."""
+    token = token.strip()
     if not token:
         raise NotConfigured("the token is empty")
-    return Settings(_checked(address), token)
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise NotConfigured(
+            "the token contains characters that no token has", hint="copy it again, without line breaks and quotes"
+        )
+    return Settings(_checked(address.strip()), token)
 
 
 def _checked(address: str) -> str:
-    if not address.startswith(("http://", "https://")):
+    try:
+        parts = urlsplit(address)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address or not address.isprintable() or " " in address:
         raise NotConfigured(
             f"{address!r} is not an address of a Frazil server", hint="it looks like https://frazil.example.com"
         )
@@ -82,8 +94,9 @@ def _read(path: Path) -> tuple[str, str] | None:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as error:
-        raise NotConfigured(f"{path} could not be read: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise NotConfigured(f"{path} could not be read: {reason}") from error
     try:
         content = json.loads(text)
         address, token = content["address"], content["token"]

@@ -15,11 +15,11 @@ import threading
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from frazil._remote_errors import problem_error
 from frazil._version import __version__
-from frazil.errors import FrazilError, ServerError, ServerUnreachable
+from frazil.errors import FrazilError, NotConfigured, ServerError, ServerUnreachable, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -44,9 +44,14 @@ SILENT_SECONDS_MAX = 25.0
 or a network that drops everything, is noticed after this, however long the answer may take."""
 PROBES = 3
 """Of an idle connection, within the last part of that time."""
+LATE_SECONDS_MAX = 1.0
+"""How long after a caller's deadline an answer may come that the server held back until then."""
+PIECE_BYTES = 64 * 1024
+"""A body is sent in pieces of at most this size: each of them is given `CONNECT_TIMEOUT_SECONDS`, not all of it."""
 CONNECTIONS_MAX = 16
 ANSWER_BYTES_MAX = 256 * 1024 * 1024
 
+_TRY_SECONDS_MIN = 0.01
 _RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 _RETRIED_CODES = frozenset({None, "unavailable", "too_many_requests"})
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -54,6 +59,10 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 def quote_id(value: str) -> str:
     return quote(value, safe="")
+
+
+class OutOfTime(Exception):
+    """A request took longer than its caller had for it. Its cause is what happened last."""
 
 
 class Transport:
@@ -72,9 +81,22 @@ class Transport:
         self._pool_pid = -1
         self._answered = False
 
-    def get(self, path: str, query: Mapping[str, Any] | None = None, *, wait_s: float = 0.0) -> Any:
-        """GET, parsed. `wait_s` is how long the server may hold the answer back."""
-        return self._json("GET", path, query, None, {}, wait_s)
+    def get(
+        self,
+        path: str,
+        query: Mapping[str, Any] | None = None,
+        *,
+        wait_s: float = 0.0,
+        within_s: float | None = None,
+    ) -> Any:
+        """GET, parsed. `wait_s` is how long the server may hold the answer back.
+
+        Raises
+        ------
+        OutOfTime
+            There is no answer after `within_s`, however often it was tried.
+        """
+        return self._json("GET", path, query, None, {}, wait_s, within_s)
 
     def post(
         self,
@@ -121,22 +143,29 @@ class Transport:
         body: bytes | Callable[[], Iterable[bytes]] | None,
         headers: dict[str, str],
         wait_s: float,
+        within_s: float | None = None,
     ) -> Any:
         import urllib3
 
         target = self._target(path, query)
         headers = {**self._headers, **headers}
-        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS + wait_s)
-        budget, attempt = _Budget(), 0
+        budget, attempt = _Budget(within_s), 0
         while True:
             attempt += 1
             given = body() if callable(body) else body
             delay_s = backoff_seconds(attempt)
+            timeout = urllib3.Timeout(
+                connect=min(CONNECT_TIMEOUT_SECONDS, budget.left()),
+                read=min(READ_TIMEOUT_SECONDS + wait_s, budget.left()),
+            )
             try:
                 response = self._send(method, target, given, headers, timeout)
             except urllib3.exceptions.HTTPError as error:
                 if not budget.allows(delay_s, answered=self._answered):
-                    raise self._unreachable(error) from error
+                    failure = self._unreachable(error)
+                    if budget.is_spent(delay_s):
+                        raise OutOfTime from failure
+                    raise failure from error
             else:
                 self._answered = True
                 if 200 <= response.status < 300:
@@ -147,6 +176,8 @@ class Transport:
                     raise problem
                 delay_s = max(delay_s, _retry_after(response.headers))
                 if not budget.allows(delay_s, answered=self._answered):
+                    if budget.is_spent(delay_s):
+                        raise OutOfTime from problem
                     raise problem
             time.sleep(delay_s)
 
@@ -164,6 +195,14 @@ class Transport:
         if pool.proxy is not None and pool.scheme == "http":  # A plain proxy is asked with the whole address.
             parts = urlsplit(self.address)
             target = f"{parts.scheme}://{parts.netloc}{target}"
+        chunked = False
+        if isinstance(body, bytes):
+            if len(body) > PIECE_BYTES:
+                headers = {**headers, "content-length": str(len(body))}
+                body = _pieces([body])
+        elif body is not None:
+            chunked = True
+            body = _pieces(body)
         return pool.urlopen(
             method,
             target,
@@ -174,7 +213,7 @@ class Transport:
             redirect=False,
             assert_same_host=False,
             preload_content=preload,
-            chunked=body is not None and not isinstance(body, bytes),
+            chunked=chunked,
         )
 
     def _connections(self) -> urllib3.HTTPConnectionPool:
@@ -209,9 +248,11 @@ class Transport:
             return self._foreign(status, headers)
         return problem_error(problem, status)
 
-    def _foreign(self, status: int, headers: Any) -> ServerError:
+    def _foreign(self, status: int, headers: Any) -> ServerError | Unavailable:
         kind = headers.get("content-type", "no content type")
-        return ServerError(
+        # What a proxy says while the server behind it is away.
+        error = Unavailable if status in _RETRIED_STATUSES else ServerError
+        return error(
             f"{self.address} answered {status} with {kind}, which is not an answer of a Frazil server",
             hint="check FRAZIL_ADDRESS (or the address given to frazil.login), and any proxy in between",
         )
@@ -235,17 +276,28 @@ class Transport:
 
 
 class _Budget:
-    """The time in which one request is tried again. Begins with the request."""
+    """The time in which one request is tried again. Begins with the request, and ends after `within_s`, if given."""
 
-    def __init__(self) -> None:
+    def __init__(self, within_s: float | None) -> None:
         self._started = time.monotonic()
         self._failed: float | None = None
+        self._within_s = float("inf") if within_s is None else within_s
+
+    def left(self) -> float:
+        """Never nothing: a try that can't wait says no more than that."""
+        return max(_TRY_SECONDS_MIN, self._within_s - (time.monotonic() - self._started))
+
+    def is_spent(self, delay_s: float) -> bool:
+        """Whether nothing is left of the caller's time after `delay_s`."""
+        return time.monotonic() - self._started + delay_s >= self._within_s
 
     def allows(self, delay_s: float, *, answered: bool) -> bool:
         """Whether a try that failed just now may be repeated after `delay_s`."""
         now = time.monotonic()
         if self._failed is None:
             self._failed = now
+        if self.is_spent(delay_s):
+            return False
         since, limit_s = (self._failed, RETRY_SECONDS) if answered else (self._started, FIRST_CONTACT_SECONDS)
         return now - since + delay_s < limit_s
 
@@ -274,7 +326,18 @@ def _open_pool(address: str) -> urllib3.HTTPConnectionPool:
         "socket_options": _socket_options(),
     }
     if proxy is not None:
-        return urllib3.ProxyManager(proxy, **options).connection_from_url(address)
+        try:
+            parts = urlsplit(proxy)
+            if parts.username is not None:
+                login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+                options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=login)
+            return urllib3.ProxyManager(proxy, **options).connection_from_url(address)
+        except (ValueError, urllib3.exceptions.HTTPError):
+            # Not shown: it may carry a password.
+            raise NotConfigured(
+                "the address of the proxy in the environment (HTTP_PROXY, HTTPS_PROXY) is not one",
+                hint="it looks like http://proxy.example.com:3128; NO_PROXY names servers that need none",
+            ) from None
     return urllib3.connection_from_url(address, **options)
 
 
@@ -307,4 +370,12 @@ def _proxy_of(address: str) -> str | None:
     host = parts.hostname or ""
     if host in _LOOPBACK or urllib.request.proxy_bypass(host):
         return None
-    return urllib.request.getproxies().get(parts.scheme)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    # As other programs take it.
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy or None
+
+
+def _pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        for at in range(0, len(chunk), PIECE_BYTES):
+            yield chunk[at : at + PIECE_BYTES]

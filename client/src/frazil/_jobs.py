@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from frazil._client import Client, current_client
+from frazil._submit import labels_dict
 from frazil._wire import PAGE_SIZE_MAX
 from frazil.errors import NotFound
 from frazil.handles import InProgressQueriesRemote, InProgressQueryRemote
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from frazil._submit import Labels
     from frazil._wire import Job, JobMode, JobStatus
 
 JOBS_DEFAULT_LIMIT = 50
@@ -50,7 +50,7 @@ def jobs(
     limit: int = JOBS_DEFAULT_LIMIT,
     status: JobStatus | None = None,
     user: str | None = None,
-    labels: Mapping[str, str] | None = None,
+    labels: Labels | None = None,
     mode: JobMode | None = None,
 ) -> list[InProgressQueryRemote | InProgressQueriesRemote]:
     """The workspace's jobs, newest first.
@@ -62,7 +62,7 @@ def jobs(
     status, user, mode
         Only those with this status, of this user, in this mode.
     labels
-        Only those with all of these labels.
+        Only those with all of these labels: pairs, ``"team=risk"``, or a sequence of those.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def jobs(
     ...     print(job.id, job.name, job.progress().done)
     """
     client = current_client()
-    wanted = dict(labels or {})
+    wanted = labels_dict(labels)
     query: dict[str, Any] = {"status": status, "user": user, "mode": mode}
     if wanted:  # The server looks for one; the others are looked for here.
         query["label"] = ":".join(next(iter(wanted.items())))

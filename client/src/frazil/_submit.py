@@ -102,9 +102,14 @@ def labels_dict(labels: Labels | None) -> dict[str, str]:
     if labels is None:
         return {}
     if isinstance(labels, Mapping):
-        return {str(name): str(value) for name, value in labels.items()}
-    pairs = (label.partition("=") for label in ([labels] if isinstance(labels, str) else labels))
-    return {name: value for name, _, value in pairs}
+        found = {str(name): str(value) for name, value in labels.items()}
+    else:
+        pairs = (label.partition("=") for label in ([labels] if isinstance(labels, str) else labels))
+        found = {name: value for name, _, value in pairs}
+    for name in found:
+        if ":" in name:
+            raise ValueError(f"the label name {name!r} contains a colon, which stands between name and value")
+    return found
 
 
 def build_spec(client: Client, options: RunOptions, sink: Sink, *, carries_python: bool) -> dict[str, Any]:

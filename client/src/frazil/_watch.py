@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from frazil._http import LATE_SECONDS_MAX, OutOfTime
 from frazil._logs import LogPrinter, logs_wanted
 from frazil._progress import SHOWN_AFTER_SECONDS, Progress, open_display
 from frazil._wire import FINAL_STATUSES
@@ -74,20 +75,28 @@ class Watch:
         wait_s = WAIT_SHOWN_SECONDS if shown else WAIT_LOGS_SECONDS if self._printer else WAIT_SECONDS
         wait_s = min(wait_s, longest_s)
         asked_at = time.monotonic()
+        within_s = None
         if self._deadline is not None:
-            wait_s = min(wait_s, self._deadline - asked_at)
-            if wait_s <= 0:
-                raise AwaitTimeout(
-                    f"{self.job['id']} was still {self.job['status']} after {self._timeout_s:g} s; it goes on",
-                    hint=f'wait for it again, or later: frazil.job("{self.job["id"]}").await_result()',
-                )
+            left_s = self._deadline - asked_at
+            if left_s <= 0:
+                raise self._timed_out()
+            wait_s, within_s = min(wait_s, left_s), left_s + LATE_SECONDS_MAX
         # Asked for each change only once somebody sees it.
         revision = self.job["revision"] if shown and asked_at >= self._shown_from else None
-        self.job = self._client.wait(self.job["id"], timeout_s=wait_s, revision=revision)
+        try:
+            self.job = self._client.wait(self.job["id"], timeout_s=wait_s, revision=revision, within_s=within_s)
+        except OutOfTime as late:
+            raise self._timed_out() from late.__cause__
         self.show()
         pause_s = SHOWN_INTERVAL_SECONDS - (time.monotonic() - asked_at)
         if revision is not None and not self.ended() and pause_s > 0:
             time.sleep(pause_s)
+
+    def _timed_out(self) -> AwaitTimeout:
+        return AwaitTimeout(
+            f"{self.job['id']} was still {self.job['status']} after {self._timeout_s:g} s; it goes on",
+            hint=f'wait for it again, or later: frazil.job("{self.job["id"]}").await_result()',
+        )
 
     def show(self) -> None:
         if self._printer is not None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import time
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from frazil._client import Client, current_client
+from frazil._http import LATE_SECONDS_MAX, OutOfTime
 from frazil._remote_errors import cluster_error
 from frazil._wire import PAGE_SIZE_MAX
-from frazil.errors import AwaitTimeout, UnsupportedArgument
+from frazil.errors import AwaitTimeout, FrazilError, UnsupportedArgument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -144,11 +146,17 @@ class ComputeContext:
         """Stop the machines. Queries that still run on them are interrupted. Does nothing when not started."""
         if self._cluster is None:
             return
-        cluster, self._cluster = self._cluster, None
-        cluster.client.stop_cluster(cluster.id)
+        self._cluster.client.stop_cluster(self._cluster.id)
+        self._cluster = None
 
     def __enter__(self) -> ComputeContext:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            # There is no `__exit__` then; the machines must not stay up for that.
+            with contextlib.suppress(FrazilError):
+                self.stop()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.stop()
@@ -207,9 +215,14 @@ class ComputeContext:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = _POLL_SECONDS if deadline is None else min(_POLL_SECONDS, deadline - time.monotonic())
+            late = AwaitTimeout(f"cluster {started.id} was not ready within {timeout or 0:g} s; it goes on starting")
             if left <= 0:
-                raise AwaitTimeout(f"cluster {started.id} was not ready within {timeout:g} s; it goes on starting")
-            cluster = started.client.wait_cluster(started.id, timeout_s=left)
+                raise late
+            within_s = None if deadline is None else left + LATE_SECONDS_MAX
+            try:
+                cluster = started.client.wait_cluster(started.id, timeout_s=left, within_s=within_s)
+            except OutOfTime as unheard:
+                raise late from unheard.__cause__
             if cluster["status"] == "ready":
                 return
             if cluster["status"] in ("stopping", "terminated"):
