@@ -5,7 +5,8 @@ import { type AddressInfo, createServer } from "node:net";
 import type { Readable } from "node:stream";
 import { text } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { eventually } from "./testing/eventually.ts";
 import { makeLine } from "./testing/fake-data.ts";
 import { type FakeServer, startFakeServer } from "./testing/fake-server.ts";
 
@@ -35,9 +36,9 @@ describe("the program", () => {
 
   it("Ctrl-C while it waits ends it with 130, and leaves the job alone", async () => {
     const { child, ended, err } = start(["submit", "SELECT 1", "--wait"]);
-    await vi.waitFor(() => expect(server.state.jobs.size).toBe(1), { timeout: 20_000 });
+    await eventually(() => expect(server.state.jobs.size).toBe(1));
     const [id] = server.state.jobs.keys();
-    await vi.waitFor(() => expect(server.to("GET", `/v1/jobs/${id}/wait`)).toHaveLength(1), { timeout: 20_000 });
+    await eventually(() => expect(server.to("GET", `/v1/jobs/${id}/wait`)).toHaveLength(1));
     child.kill("SIGINT");
     expect(await ended).toBe(130);
     expect(await err).toContain(`pc cancel ${id}`);

@@ -30,7 +30,7 @@ beforeAll(() => {
   for (const workspace of WORKSPACES) {
     cpSync(join(ROOT, workspace), join(copy, workspace), {
       recursive: true,
-      filter: (path) => basename(path) !== "node_modules",
+      filter: (path) => !["node_modules", "__pycache__"].includes(basename(path)),
     });
   }
   mkdirSync(join(copy, "node_modules", "@frazil"), { recursive: true });

@@ -43,7 +43,7 @@ def test_what_was_staged_is_removed(tmp_path: Path, end: str) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "mine.txt").write_text("mine")
     marker = tmp_path / "marker"
-    options = {"timeout": 2} if end == "deadline" else {}
+    options = {"timeout": 10} if end == "deadline" else {}
     job = endless(marker).remote(CONTEXT, n_retries=0, **options).write_parquet(f"{tmp_path}/d/out")
     engine, agent = started(marker)
     staging = tmp_path / "d" / ".frazil-staging" / job.id

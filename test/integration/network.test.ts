@@ -58,22 +58,21 @@ describe("a node behind a network", () => {
       },
       PROMPT_MS,
     );
-  const isRunning = (job: Job) =>
-    waitUntil(
-      `${job.id} runs`,
-      async () => (await test.api.tasks(job.id)).some((task) => task.status === "running"),
-      PROMPT_MS,
-    );
+  const filesOf = ({ nodeDir }: NodeOfPlane) =>
+    [join(nodeDir, "begun"), join(nodeDir, "gate"), join(nodeDir, "mark")] as const;
+  /** The file is made by the engine's first step: that a task runs is told to the control plane a moment later only. */
+  const isBegun = (begun: string) => waitUntil("the engine is at it", () => existsSync(begun), PROMPT_MS);
   /** Attempts that the agent has answered for; it keeps the answers on disk while they can't be delivered. */
   const isFinishedBehind = (mark: string) => waitUntil("the engine is done", () => existsSync(mark), PROMPT_MS);
 
   it("that is cut works on, and delivers what it finished meanwhile, once", async () => {
-    const [gate, mark] = [join(node.nodeDir, "gate"), join(node.nodeDir, "mark")];
+    const [begun, gate, mark] = filesOf(node);
     const job = await node.submit([
+      ["touch", begun],
       ["wait-for", gate],
       ["touch", mark],
     ]);
-    await isRunning(job);
+    await isBegun(begun);
     proxy.set({ isCut: true });
     writeFileSync(gate, "");
     await isFinishedBehind(mark);
@@ -84,12 +83,13 @@ describe("a node behind a network", () => {
   });
 
   it("that swallows what is sent, and says nothing, is left for another connection", async () => {
-    const [gate, mark] = [join(node.nodeDir, "gate"), join(node.nodeDir, "mark")];
+    const [begun, gate, mark] = filesOf(node);
     const job = await node.submit([
+      ["touch", begun],
       ["wait-for", gate],
       ["touch", mark],
     ]);
-    await isRunning(job);
+    await isBegun(begun);
     const before = proxy.connections;
     proxy.deafen();
     writeFileSync(gate, "");
@@ -129,12 +129,13 @@ describe("a node behind a network", () => {
       ]);
       return found?.at ?? "";
     };
-    const gate = join(node.nodeDir, "gate");
+    const [begun, gate] = filesOf(node);
     const job = await node.submit([
+      ["touch", begun],
       ["print-lines", LINES],
       ["wait-for", gate],
     ]);
-    await isRunning(job);
+    await isBegun(begun);
     const beats = new Set<string>();
     const logged = async () => {
       beats.add(await seenAt());

@@ -2,8 +2,9 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PassThrough } from "node:stream";
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { runCli } from "../program.ts";
+import { eventually } from "../testing/eventually.ts";
 import { fakeIo } from "../testing/fake-io.ts";
 import { type FakeServer, startFakeServer, TOKEN } from "../testing/fake-server.ts";
 
@@ -69,7 +70,7 @@ describe("pc login", () => {
     const typed = Object.assign(new PassThrough(), { isTTY: true, setRawMode: () => typed });
     const io = { ...fakeIo({ env: { HOME: home }, columns: 80 }), stdin: typed };
     const done = runCli(io, ["login", server.address]);
-    await vi.waitFor(() => expect(io.err()).toBe("Token: "));
+    await eventually(() => expect(io.err()).toBe("Token: "));
     typed.write(`${TOKEN}\r`);
     expect(await done).toBe(0);
     expect(io.err() + io.out()).not.toContain(TOKEN);
@@ -80,7 +81,7 @@ describe("pc login", () => {
     const typed = Object.assign(new PassThrough(), { isTTY: true, setRawMode: () => typed });
     const io = { ...fakeIo({ env: { HOME: home }, columns: 80 }), stdin: typed };
     const done = runCli(io, ["login", server.address]);
-    await vi.waitFor(() => expect(io.err()).toBe("Token: "));
+    await eventually(() => expect(io.err()).toBe("Token: "));
     typed.write("\u0003");
     expect(await done).toBe(130);
     expect(existsSync(config())).toBe(false);

@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { mintId, type TaskId } from "@frazil/contracts";
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { runCli } from "../program.ts";
+import { eventually } from "../testing/eventually.ts";
 import { ended, makeLine, makeResult } from "../testing/fake-data.ts";
 import { fakeIo } from "../testing/fake-io.ts";
 import { type FakeServer, startFakeServer } from "../testing/fake-server.ts";
@@ -61,10 +62,10 @@ describe("pc logs", () => {
     const { logs } = server.of(job.id);
     logs.push(makeLine(1, "one"));
     const { io, done } = start(["logs", "-f", job.id]);
-    await vi.waitFor(() => expect(io.out()).toBe("one\n"));
+    await eventually(() => expect(io.out()).toBe("one\n"));
     server.breakStreams();
     logs.push(makeLine(2, "two"));
-    await vi.waitFor(() => expect(io.out()).toBe("one\ntwo\n"));
+    await eventually(() => expect(io.out()).toBe("one\ntwo\n"));
     logs.push(makeLine(3, "three"));
     server.update(job.id, ended("failed"));
     expect(await done).toBe(0);
@@ -92,7 +93,7 @@ describe("pc logs", () => {
     const job = server.addJob();
     server.of(job.id).logs.push(makeLine(1, "one"));
     const { io, done } = start(["logs", "-f", job.id]);
-    await vi.waitFor(() => expect(io.out()).toBe("one\n"));
+    await eventually(() => expect(io.out()).toBe("one\n"));
     io.interrupt();
     expect(await done).toBe(130);
     expect(io.err()).toContain(`${job.id} goes on`);
@@ -117,7 +118,7 @@ describe("pc wait", () => {
 
   it("has one deadline for all", async () => {
     const ids = [server.addJob().id, server.addJob().id];
-    const { code, out, err } = await run(["wait", ...ids, "--timeout", "50ms"]);
+    const { code, out, err } = await run(["wait", ...ids, "--timeout", "1s"]);
     expect([code, out]).toEqual([6, `${ids[0]}\n`]);
     expect(err).toContain("it goes on");
   });
@@ -125,10 +126,10 @@ describe("pc wait", () => {
   it.each([
     ["the wait", /\/wait$/, true],
     ["the first look", /\/jobs\/job_\w+$/, false],
-  ])("ends in time when the answer to %s never comes", { timeout: 5_000 }, async (_name, swallowed, seen) => {
+  ])("ends in time when the answer to %s never comes", async (_name, swallowed, seen) => {
     const { id } = server.addJob();
     server.state.intercept = ({ path }) => (swallowed.test(path) ? "swallow" : undefined);
-    const { code, out, err } = await run(["wait", id, "--timeout", "50ms"]);
+    const { code, out, err } = await run(["wait", id, "--timeout", "1s"]);
     expect([code, out]).toEqual([6, seen ? `${id}\n` : ""]);
     expect(err).toContain("it goes on");
   });
@@ -142,7 +143,7 @@ describe("pc wait", () => {
   it.each(["--follow", "--quiet"])("%s takes a deadline further away than a timer can be set", async (option) => {
     const { id } = server.addJob();
     const { done } = start(["wait", id, option, "--timeout", "30d"]);
-    await vi.waitFor(() => expect(server.received.length).toBeGreaterThan(1));
+    await eventually(() => expect(server.received.length).toBeGreaterThan(1));
     await sleep(50);
     server.update(id, ended("succeeded"));
     expect(await done).toBe(0);
@@ -151,7 +152,7 @@ describe("pc wait", () => {
   it("shows a bar on a terminal, and takes it away", async () => {
     const job = server.addJob({ phase: "starting 1 node" });
     const { io, done } = start(["wait", job.id], { columns: 80 });
-    await vi.waitFor(() => expect(io.err()).toContain("starting 1 node"));
+    await eventually(() => expect(io.err()).toContain("starting 1 node"));
     server.update(job.id, ended("succeeded", { result: makeResult() }));
     expect(await done).toBe(0);
     expect(io.err().endsWith("\u001b[?25h") || io.err().includes("\u001b[?25h")).toBe(true);

@@ -2,8 +2,9 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { SubmitLine } from "@frazil/contracts";
-import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { afterAll, afterEach, beforeEach, describe, expect, it } from "vitest";
 import { runCli } from "../program.ts";
+import { eventually } from "../testing/eventually.ts";
 import { countsOf, ended, makeError, makeResult } from "../testing/fake-data.ts";
 import { fakeIo } from "../testing/fake-io.ts";
 import { planOf } from "../testing/fake-plans.ts";
@@ -172,7 +173,7 @@ describe("--dry-run", () => {
 describe("--wait", () => {
   it("shows each query's result and failures under the names that they were given", async () => {
     const { io, done } = start(["--sql", "SELECT {n}", "--param", "n=5,6,7", "--wait"]);
-    await vi.waitFor(() => expect(server.state.jobs.size).toBe(1));
+    await eventually(() => expect(server.state.jobs.size).toBe(1));
     const { id } = [...server.state.jobs.values()][0]?.job ?? expect.fail();
     server.of(id).results.push(makeResult({ frame: 0 }), makeResult({ frame: 2, rows: 9 }));
     server.of(id).failures.push({ error: makeError(), count: 1, exampleTaskId: makeResult().taskId, frames: [1] });

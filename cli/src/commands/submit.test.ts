@@ -3,8 +3,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Job, SubmitJob } from "@frazil/contracts";
 import { tableFromArrays, tableToIPC } from "@uwdata/flechette";
-import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { afterAll, afterEach, beforeEach, describe, expect, it } from "vitest";
 import { runCli } from "../program.ts";
+import { eventually } from "../testing/eventually.ts";
 import { countsOf, ended, makeError, makeLine, makeResult } from "../testing/fake-data.ts";
 import { fakeIo } from "../testing/fake-io.ts";
 import { pickleOf, planOf } from "../testing/fake-plans.ts";
@@ -174,11 +175,11 @@ describe("--wait", () => {
 
   it("goes on asking until the job has ended", async () => {
     const { io, done } = start(["query.sql", "--wait", "--json"]);
-    await vi.waitFor(() => expect(server.state.jobs.size).toBe(1));
+    await eventually(() => expect(server.state.jobs.size).toBe(1));
     const { id } = onlyJob();
-    await vi.waitFor(() => expect(server.to("GET", `/v1/jobs/${id}/wait`)).toHaveLength(1));
+    await eventually(() => expect(server.to("GET", `/v1/jobs/${id}/wait`)).toHaveLength(1));
     server.update(id, { status: "running" });
-    await vi.waitFor(() => expect(server.to("GET", `/v1/jobs/${id}/wait`)).toHaveLength(2));
+    await eventually(() => expect(server.to("GET", `/v1/jobs/${id}/wait`)).toHaveLength(2));
     server.update(id, ended("succeeded", { result: makeResult() }));
     expect(await done).toBe(0);
     expect(JSON.parse(io.out())).toMatchObject({ id, status: "succeeded", result: { rows: 3 } });
@@ -201,7 +202,7 @@ describe("--wait", () => {
 
   it("of a partitioned one shows results and failures, alike ones once", async () => {
     const { io, done } = start(["query.sql", "--partition-by", "day", "--wait"]);
-    await vi.waitFor(() => expect(server.state.jobs.size).toBe(1));
+    await eventually(() => expect(server.state.jobs.size).toBe(1));
     const { id } = onlyJob();
     const state = server.of(id);
     state.results.push(makeResult({ key: { day: "2024-01-01" }, rows: 1200 }), makeResult({ key: { day: null } }));
@@ -237,7 +238,7 @@ describe("--wait", () => {
 
   it("stops at Ctrl-C with exit code 130, says that the job goes on and how to cancel it", async () => {
     const { io, done } = start(["query.sql", "--wait"]);
-    await vi.waitFor(() => expect(io.err()).toContain("submitted"));
+    await eventually(() => expect(io.err()).toContain("submitted"));
     const { id } = onlyJob();
     io.interrupt();
     expect(await done).toBe(130);
@@ -251,12 +252,12 @@ describe("--wait", () => {
 
   it("survives a server that is away for a while", async () => {
     const { done } = start(["query.sql", "--wait", "--quiet"]);
-    await vi.waitFor(() => expect(server.state.jobs.size).toBe(1));
+    await eventually(() => expect(server.state.jobs.size).toBe(1));
     const { id } = onlyJob();
     let left = 3;
     server.state.intercept = ({ path }) => (path.endsWith("/wait") && left-- > 0 ? "drop" : undefined);
     server.update(id, { status: "running" });
-    await vi.waitFor(() => expect(left).toBeLessThan(0), { timeout: 5_000 });
+    await eventually(() => expect(left).toBeLessThan(0));
     server.update(id, ended("succeeded"));
     expect(await done).toBe(0);
   });
@@ -278,11 +279,11 @@ describe("Ctrl-C while sending", () => {
 describe("--follow", () => {
   it("shows what the query writes on stderr, and the result on stdout", async () => {
     const { io, done } = start(["query.sql", "--follow", "--json"]);
-    await vi.waitFor(() => expect(server.state.jobs.size).toBe(1));
+    await eventually(() => expect(server.state.jobs.size).toBe(1));
     const { id } = onlyJob();
     server.of(id).logs.push(makeLine(1, "hello"));
     server.update(id, { status: "running" });
-    await vi.waitFor(() => expect(io.err()).toContain("hello\n"));
+    await eventually(() => expect(io.err()).toContain("hello\n"));
     server.of(id).logs.push(makeLine(2, "bye", { stream: "stderr" }));
     server.update(id, ended("succeeded", { result: makeResult() }));
     expect(await done).toBe(0);

@@ -233,8 +233,7 @@ describe.skipIf(!isRoot)("as root (skipped for ordinary users: only root runs Po
       await (await startEmbeddedPostgres({ dir })).stop();
       homes.set(dir, homeOf(dir));
     }
-    const elsewhere = join(dirname(homes.get(gone) as string), "frazil-test-elsewhere");
-    mkdirSync(elsewhere);
+    const elsewhere = mkdtempSync(join(dirname(homes.get(gone) as string), "frazil-test-elsewhere-"));
     writeFileSync(join(elsewhere, "made-for"), "/mnt/a-disk-that-is-not-mounted/frazil");
     rmSync(gone, { recursive: true });
     try {

@@ -83,10 +83,14 @@ function leasedBy(messages: readonly ToNode[]): string[] {
 
 describe("messages of runs", () => {
   it("fit a frame, whatever the plans, names and variables, and lease each task once, in order", () => {
-    const text = fc.string({ unit: fc.constantFrom("a", "日", "😀", '"', "\\"), maxLength: 20_000 });
+    // Long ones are made of few parts: left to itself, fast-check makes short ones only, and nothing is ever too large.
+    const part = fc.tuple(fc.constantFrom("a", "日", "😀", '"', "\\"), fc.nat({ max: 8_000 }));
+    const text = fc
+      .array(part, { maxLength: 2 })
+      .map((parts) => parts.map(([unit, count]) => unit.repeat(count)).join(""));
     const arbitrary = fc.record({
       variable: text,
-      frames: fc.array(fc.record({ planBytes: fc.integer({ min: 0, max: 24_000 }) }), { maxLength: 8 }),
+      frames: fc.array(fc.record({ planBytes: fc.integer({ min: 0, max: 60_000 }) }), { maxLength: 8 }),
       keyPaths: fc.array(text, { maxLength: 4 }),
       splitState: text,
     });
@@ -110,6 +114,17 @@ describe("messages of runs", () => {
       }),
       { numRuns: 50 },
     );
+  });
+
+  it("keep the order around a run that is too large for a frame", () => {
+    const sizes = [10, 60_000, 10];
+    const tasks = sizes.map((bytes, at) =>
+      task({ id: `frame ${at}`, sealed_plan: sealer.seal(Buffer.alloc(bytes, 1), "ws_a") }),
+    );
+    const template = templateOf();
+    const messages = messagesOf(runsOf({ sealer }, template, tasks, 2), template, tasks);
+    expect(messages.map((message) => message.type)).toEqual(["lease", "lease_by_reference", "lease"]);
+    expect(leasedBy(messages)).toEqual(["frame 0", "frame 1", "frame 2"]);
   });
 
   it("are as few as may be: a hundred small frames go in one", () => {

@@ -56,6 +56,8 @@ export function messagesOf(runs: readonly Run[], template: RunTemplate, tasks: r
         type: "lease_by_reference",
         tasks: run.tasks.map(({ taskId, attempt }) => ({ taskId, attempt })),
       });
+      // What comes behind it goes out behind it.
+      packed = undefined;
       continue;
     }
     if (packed === undefined || packed.bytes + bytes > limit || packed.splitState !== splitState) {

@@ -1,17 +1,24 @@
-import { QUERIES_PER_RUN_MAX } from "@frazil/contracts";
+import { QUERIES_PER_RUN_MAX, type Run } from "@frazil/contracts";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { ActiveRun, TaskState } from "./run-task.ts";
 import { chooseTogether, joinRuns, splitOff } from "./together.ts";
 
+interface Differing {
+  readonly jobId: string;
+  readonly planKind: Run["planKind"];
+  readonly hasPython: boolean;
+  readonly destination: string;
+}
+
 /** What the functions look at of a waiting run of one query. */
-function waiting(taskId: string, over: { jobId?: string; hasPython?: boolean; destination?: string } = {}): ActiveRun {
-  const { jobId = "job_1", hasPython = false, destination = null } = over;
+function waiting(taskId: string, over: Partial<Differing> = {}): ActiveRun {
+  const { jobId = "job_1", planKind = "dsl", hasPython = false, destination = null } = over;
   const ref = { taskId, attempt: 1, frame: 0, keyToken: null, keyPath: null };
   const task: TaskState = { ref, status: "open", heard: false, logOpen: true };
   return {
     template: { jobId, hasPython, output: { destination } },
-    leased: [{ kind: "query", tasks: [ref], publish: null }],
+    leased: [{ kind: "query", planKind, tasks: [ref], publish: null }],
     ready: true,
     tasks: new Map([[taskId, task]]),
   } as unknown as ActiveRun;
@@ -24,6 +31,18 @@ describe("queries that go to an engine together", () => {
     const runs = [waiting("a"), waiting("other", { jobId: "job_2" }), waiting("b"), waiting("c"), waiting("d")];
     expect(idsOf(chooseTogether(runs[0] as ActiveRun, runs, 20, 1))).toEqual(["a", "b"]);
     expect(idsOf(chooseTogether(runs[0] as ActiveRun, runs, 1, 1))).toEqual(["a", "b", "c", "d"]);
+  });
+
+  it("are all SQL, or all serialised plans", () => {
+    const runs = [
+      waiting("a"),
+      waiting("sql", { planKind: "sql" }),
+      waiting("b"),
+      waiting("more", { planKind: "sql" }),
+    ];
+    expect(idsOf(chooseTogether(runs[0] as ActiveRun, runs, 1, 1))).toEqual(["a", "b"]);
+    const others = runs.slice(1);
+    expect(idsOf(chooseTogether(others[0] as ActiveRun, others, 1, 1))).toEqual(["sql", "more"]);
   });
 
   it("are shared out among the slots", () => {

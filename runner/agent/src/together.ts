@@ -6,8 +6,8 @@ const TOGETHER_MS = 50;
 const TASK_MS_MIN = 0.25;
 
 /**
- * Waiting runs that go to an engine together with the first of them: short queries of the same job, in order. Those with Python go alone, because what
- * they print, break or leave behind must be theirs; so do those with a destination, which wait for the control plane in between.
+ * Waiting runs that go to an engine together with the first of them: short queries of the same job and kind of plan, in order. Those with Python go alone,
+ * because what they print, break or leave behind must be theirs; so do those with a destination, which wait for the control plane in between.
  */
 export function chooseTogether(
   first: ActiveRun,
@@ -18,12 +18,17 @@ export function chooseTogether(
   if (usualMs === undefined || !canShare(first)) return [first];
   const alike: ActiveRun[] = [];
   for (const run of waiting) {
-    if (run.ready && run.template.jobId === first.template.jobId && canShare(run)) alike.push(run);
+    if (run.ready && isAlike(run, first) && canShare(run)) alike.push(run);
     if (alike.length >= QUERIES_PER_RUN_MAX * slots) break;
   }
   const share = Math.ceil(alike.length / slots);
   const fitting = Math.floor(TOGETHER_MS / Math.max(usualMs, TASK_MS_MIN));
   return alike.slice(0, Math.max(1, Math.min(share, fitting, QUERIES_PER_RUN_MAX)));
+}
+
+/** One message says for all of its plans what they are. */
+function isAlike(run: ActiveRun, first: ActiveRun): boolean {
+  return run.template.jobId === first.template.jobId && run.leased[0].planKind === first.leased[0].planKind;
 }
 
 function canShare(run: ActiveRun): boolean {

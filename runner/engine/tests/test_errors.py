@@ -92,6 +92,42 @@ def test_user_code_of_every_kind_fails_with_its_own_exception(engine: Engine, re
     assert "site-packages/polars" not in error["traceback"] and "frazil_engine/" not in error["traceback"]
 
 
+def every_place_for_a_stop() -> dict[str, pl.LazyFrame]:
+    """Frames whose user code asks for the next of nothing."""
+
+    def stop(*_values: Any, **_named: Any) -> Any:
+        return next(iter([]))
+
+    def stop_early(with_columns: Any, predicate: Any, n_rows: Any, batch_size: Any) -> Any:
+        next(iter([]))
+        yield pl.DataFrame({"a": [1]})
+
+    def stop_late(with_columns: Any, predicate: Any, n_rows: Any, batch_size: Any) -> Any:
+        yield pl.DataFrame({"a": [1]})
+        next(iter([]))
+
+    frame = pl.LazyFrame({"a": [1, 2]})
+    return {
+        "elements": frame.select(pl.col("a").map_elements(stop, return_dtype=pl.Int64)),
+        "column": frame.select(pl.col("a").map_batches(stop, return_dtype=pl.Int64)),
+        "frame": frame.map_batches(stop),
+        "groups": frame.group_by("a").map_groups(stop, schema={"a": pl.Int64}),
+        "source": register_io_source(stop, schema={"a": pl.Int64}),
+        "source at its beginning": register_io_source(stop_early, schema={"a": pl.Int64}),
+        "source in the middle": register_io_source(stop_late, schema={"a": pl.Int64}),
+        "schema of a source": register_io_source(stop_late, schema=stop),
+    }
+
+
+@pytest.mark.parametrize("choice", ["streaming", "in-memory"])
+@pytest.mark.parametrize("place", list(every_place_for_a_stop()))
+def test_the_next_of_nothing_is_a_failure_of_user_code(engine: Engine, results: Path, place: str, choice: str) -> None:
+    failed = fail(engine, results, every_place_for_a_stop()[place], engine=choice)
+    assert (failed["error"]["code"], failed["retryable"]) == ("user_code_failed", False)
+    assert "next(iter([]))" in failed["error"]["traceback"] and "StopIteration" in failed["error"]["traceback"]
+    assert "frazil_engine/" not in failed["error"]["traceback"]
+
+
 def test_a_library_function_that_fails_is_user_code(engine: Engine, results: Path) -> None:
     import json
 

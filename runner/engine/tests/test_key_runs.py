@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 from driver import SOURCE, Engine, partition_by, run_message, serialize, task
-from partitioned import LARGE_MEMORY, SMALL_MEMORY, head, run, split
+from partitioned import LARGE_MEMORY, SMALL_MEMORY, head, python_source, run, split
+from polars.io.plugins import register_io_source
+from polars.testing import assert_frame_equal
 from test_sweeping import sweep_message
 
 
@@ -106,6 +110,47 @@ def test_decisions_come_in_any_order_and_some_keys_are_abandoned(engine: Engine,
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+MESSAGES_BEFORE_RUNS = """
+import time
+
+import frazil_engine.runs as runs
+
+serve = runs.serve_runs
+
+def serve_late(session, items):
+    while items[0].kind == "key" and session.events.empty():
+        time.sleep(0.001)
+    serve(session, items)
+
+runs.serve_runs = serve_late
+"""
+
+
+def test_a_key_that_is_abandoned_before_its_run_begins_is_answered(results: Path, tmp_path: Path) -> None:
+    """The reader of messages has the next one before the main thread has taken up the run."""
+    (tmp_path / "sitecustomize.py").write_text(MESSAGES_BEFORE_RUNS)
+    data = pl.LazyFrame({"k": [1, 2]})
+    fields: dict[str, Any] = {"partitionBy": partition_by("k"), "destination": str(tmp_path / "out"), "format": "csv"}
+    with Engine(env={"PYTHONPATH": f"{SOURCE}{os.pathsep}{tmp_path}"}) as engine:
+        found = split(engine, results, data, "k").one("keys")
+        tasks = [
+            task(f"task_{row}", keyToken=key["token"], keyPath=key["path"]) for row, key in enumerate(found["keys"])
+        ]
+        engine.send(
+            run_message(results, kind="key", tasks=tasks, splitState=found["splitState"], **fields), serialize(data)
+        )
+        engine.send({"type": "abandon", "taskId": "task_0"})
+        answers: dict[str, Any] = {}
+        while (answer := engine.receive()[0])["type"] != "idle":
+            if answer["type"] == "staged" and answer["taskId"] == "task_1":
+                engine.send({"type": "publish", "taskId": "task_1"})
+            if "usage" in answer:
+                answers[answer["taskId"]] = answer
+    assert answers["task_0"]["error"]["code"] == "stale_attempt"
+    assert answers["task_1"]["type"] == "done"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["k=2"]
+
+
 def test_a_nightly_job_can_run_twice(engine: Engine, results: Path, tmp_path: Path) -> None:
     data = pl.LazyFrame({"k": ["a", "b"], "v": [1, 2]})
     fields: dict[str, Any] = {"destination": str(tmp_path / "out"), "format": "parquet"}
@@ -118,9 +163,13 @@ def test_a_nightly_job_can_run_twice(engine: Engine, results: Path, tmp_path: Pa
     assert found.rows() == [("a", 1), ("b", 21), ("c", 30)]
 
 
-def test_a_key_whose_piece_is_gone_is_read_from_the_source(engine: Engine, results: Path, tmp_path: Path) -> None:
-    pl.DataFrame({"k": [1, 2, 1], "v": [5, 6, 7]}).write_parquet(tmp_path / "data.parquet")
-    plan = serialize(pl.scan_parquet(tmp_path / "data.parquet"))
+@pytest.mark.parametrize("kind", ["parquet", "python"])
+def test_a_key_whose_piece_is_gone_is_read_from_the_source(
+    engine: Engine, results: Path, tmp_path: Path, kind: str
+) -> None:
+    data = pl.DataFrame({"k": [1, 2, 1], "v": [5, 6, 7]})
+    data.write_parquet(tmp_path / "data.parquet")
+    plan = serialize(python_source(data) if kind == "python" else pl.scan_parquet(tmp_path / "data.parquet"))
     fields: dict[str, Any] = {"partitionBy": partition_by("k"), "memoryBytes": SMALL_MEMORY}
     found = engine.converse(run_message(results, kind="split", **fields), plan).one("keys")
     tasks = [task(f"task_{row}", keyToken=key["token"], keyPath=key["path"]) for row, key in enumerate(found["keys"])]
@@ -272,8 +321,11 @@ def bytes_read(pid: int) -> int:
     return int(next(line for line in lines if line.startswith("rchar")).split()[1])
 
 
-def test_rows_that_do_not_fit_after_all_are_filtered_from_the_source(engine: Engine, results: Path) -> None:
-    plan = serialize(pl.LazyFrame({"k": ["a", "b", None, "a"], "v": [1, 2, 3, 4]}).select("v"))
+@pytest.mark.parametrize("make", [pl.DataFrame.lazy, python_source])
+def test_rows_that_do_not_fit_after_all_are_filtered_from_the_source(
+    engine: Engine, results: Path, make: Callable[[pl.DataFrame], pl.LazyFrame]
+) -> None:
+    plan = serialize(make(pl.DataFrame({"k": ["a", "b", None, "a"], "v": [1, 2, 3, 4]})).select("v"))
     fields: dict[str, Any] = {"partitionBy": partition_by("k")}
     found = engine.converse(run_message(results, kind="split", **fields), plan).one("keys")
     assert found["splitState"]["pieces"] is None
@@ -300,6 +352,75 @@ def test_a_batch_of_neighbouring_keys_reads_only_their_part_of_sorted_input(resu
         rows_of_keys = [head(body).item(0, 0) for message, body in done.messages if message["type"] == "done"]
         assert rows_of_keys == [4_000] * 10
         assert bytes_read(engine.process.pid) - before < 0.3 * os.path.getsize(tmp_path / "data.parquet")
+
+
+@pytest.mark.parametrize(
+    "take_one",
+    [lambda rates: rates.head(1), lambda rates: rates.with_columns(pl.col("rate") + 1).head(1)],
+    ids=["the first row", "the first row of a changed source"],
+)
+def test_rows_that_the_query_does_not_read_fail_no_key(
+    engine: Engine, results: Path, take_one: Callable[[pl.LazyFrame], pl.LazyFrame]
+) -> None:
+    def read(with_columns: Any, predicate: Any, n_rows: Any, batch_size: Any) -> Any:
+        yield pl.DataFrame({"rate": [3]})
+        if n_rows != 1:
+            raise ValueError("the second rate is broken")
+
+    rates = register_io_source(read, schema={"rate": pl.Int64})
+    data = pl.DataFrame({"k": [1, 2, 1], "v": [5, 6, 7]})
+    job = run(engine, results, data.lazy().join(take_one(rates), how="cross").sort("v"), "k")
+    for k, key in enumerate(job.keys, 1):
+        assert_frame_equal(key.frame, data.filter(k=k).join(take_one(rates).collect(), how="cross").sort("v"))
+
+    job = run(engine, results, data.lazy().join(rates, how="cross"), "k")
+    assert [key.error["code"] for key in job.keys] == ["user_code_failed"] * 2
+    assert [key.error["message"] for key in job.keys] == ["the second rate is broken"] * 2
+
+
+RATES = range(10)
+
+
+def take(frame: pl.LazyFrame, part: slice) -> pl.LazyFrame:
+    """Rows of the frame. Without an end Polars is told no length, and without anything it is told nothing."""
+    if part == slice(None):
+        return frame
+    return frame.slice(part.start, None if part.stop is None else part.stop - part.start)
+
+
+@pytest.mark.parametrize(
+    ("parts", "rows_read"),
+    [
+        ([slice(0, 4)], 4),
+        ([slice(2, 5)], 5),
+        ([slice(0, 4), slice(3, 6)], 6),
+        ([slice(0, 4), slice(None)], 10),
+        ([slice(-2, None)], 10),
+        ([slice(3, None)], 10),
+    ],
+    ids=str,
+)
+def test_a_source_is_read_once_and_no_further_than_the_query_takes_it(
+    results: Path, tmp_path: Path, parts: list[slice], rows_read: int
+) -> None:
+    notes = tmp_path / "notes"
+
+    def read(with_columns: Any, predicate: Any, n_rows: Any, batch_size: Any) -> Any:
+        for rate in RATES[:n_rows]:
+            with open(notes, "a") as file:
+                file.write(f"{rate} ")
+            yield pl.DataFrame({"rate": [rate]})
+
+    rates = register_io_source(read, schema={"rate": pl.Int64})
+    query = pl.LazyFrame({"k": [1, 2, 3]})
+    for number, part in enumerate(parts):
+        query = query.join(take(rates, part), how="cross", suffix=f"_{number}")
+    with Engine() as engine:
+        job = run(engine, results, query, "k")
+    taken = [RATES[part] for part in parts]
+    for k, key in enumerate(job.keys, 1):
+        assert sorted(key.frame.rows()) == [(k, *rates) for rates in itertools.product(*taken)]
+    assert [int(rate) for rate in notes.read_text().split()] == list(RATES[:rows_read])
 
 
 def test_a_key_run_needs_what_its_split_has_found(engine: Engine, results: Path) -> None:

@@ -94,6 +94,47 @@ def test_a_key_equals_a_filter_on_its_value(engine: Engine, results: Path, case:
         assert_frame_equal(found[tuple(frame.get_column("row"))], frame)
 
 
+# Polars takes most of these for patterns, where a column may be named.
+PATTERNS = ["^a$", "^.*$", "*", "^v.*$", "^"]
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+@pytest.mark.parametrize("memory", [LARGE_MEMORY, SMALL_MEMORY])
+@pytest.mark.parametrize("name", PATTERNS)
+def test_columns_whose_names_read_like_patterns_are_columns(
+    engine: Engine, results: Path, name: str, memory: int, is_held: bool
+) -> None:
+    data = pl.DataFrame({"v": [1, 2, 3], **{other: [4, 5, 6] for other in PATTERNS}})
+    data = data.with_columns(pl.Series(name, [7, None, 7]))
+    # Too little memory for the key run alone: its source is filtered.
+    job = run(engine, results, data.lazy(), name, memory=memory, memoryBytes=memory if is_held else SMALL_MEMORY)
+    found = {key.values[name]: key.frame.to_dicts() for key in job.keys}
+    rows = data.to_dicts()
+    assert found == {None: [rows[1]], "7": [rows[0], rows[2]]}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_so_are_those_of_a_source_that_is_read_whole(engine: Engine, results: Path, name: str) -> None:
+    data = pl.DataFrame({"k": ["x", "y", "x"], name: [1, 2, 3]})
+    rates = pl.DataFrame({other: [number] for number, other in enumerate(PATTERNS) if other != name})
+    job = run(engine, results, data.lazy().join(rates.lazy(), how="cross"), "k")
+    found = {key.values["k"]: key.frame.to_dicts() for key in job.keys}
+    first, second, third = [{**row, **rates.to_dicts()[0]} for row in data.to_dicts()]
+    assert found == {"x": [first, third], "y": [second]}
+
+
+@pytest.mark.parametrize("memory", [LARGE_MEMORY, SMALL_MEMORY])
+def test_several_keys_whose_names_read_like_patterns(engine: Engine, results: Path, memory: int) -> None:
+    names = ["^.*$", "*"]
+    data = pl.DataFrame({"v": [1, 2, 3], "^.*$": ["x", "y", "x"], "*": [4, 5, 5]})
+    job = run(engine, results, data.lazy(), *names, memory=memory)
+    assert [(*key.values.values(), *key.frame.rows()) for key in job.keys] == [
+        ("x", "4", (1, "x", 4)),
+        ("x", "5", (3, "x", 5)),
+        ("y", "5", (2, "y", 5)),
+    ]
+
+
 def test_keys_come_sorted_and_the_same_each_time(engine: Engine, results: Path) -> None:
     data = pl.LazyFrame({"k": [str(number) for number in range(500)][::-1], "v": 1})
     first, again = (split(engine, results, data, "k").one("keys")["keys"] for _ in range(2))

@@ -12,8 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 from driver import SOURCE, Engine
-from partitioned import LARGE_MEMORY, SMALL_MEMORY, run, split
-from polars.io.plugins import register_io_source
+from partitioned import LARGE_MEMORY, SMALL_MEMORY, python_source, run, split
 from polars.testing import assert_frame_equal
 
 Sources = dict[str, pl.LazyFrame]
@@ -132,15 +131,6 @@ def lay(tmp_path: Path, kind: str) -> Sources:
             frame.write_parquet(tmp_path / f"{name}.parquet", row_group_size=64)
             made[name] = pl.scan_parquet(tmp_path / f"{name}.parquet")
     return made
-
-
-def python_source(frame: pl.DataFrame) -> pl.LazyFrame:
-    def read(with_columns: Any, predicate: Any, n_rows: Any, batch_size: Any) -> Any:
-        found = frame if n_rows is None else frame.head(n_rows)
-        found = found if predicate is None else found.filter(predicate)
-        yield found if with_columns is None else found.select(with_columns)
-
-    return register_io_source(read, schema=frame.schema)
 
 
 def expected(query: Query, value: Any) -> pl.DataFrame:

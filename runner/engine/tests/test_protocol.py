@@ -191,6 +191,17 @@ def test_relative_paths_mean_the_working_directory_of_the_run(engine: Engine, tm
     assert (tmp_path / "made" / "here.csv").read_text() == "a\n5\n"
 
 
+def test_relative_paths_mean_it_for_all_queries_of_a_run_after_python_has_run(tmp_path: Path, results: Path) -> None:
+    (tmp_path / "data.csv").write_text("a\n5\n")
+    plan = serialize(pl.scan_csv("data.csv"))
+    with Engine() as engine:
+        python = serialize(pl.LazyFrame({"a": [1]}).map_batches(lambda frame: frame))
+        engine.converse(run_message(results), python).one("done")
+        talk = engine.converse({**many_message(results, [plan] * 3), "cwd": str(tmp_path)}, plan * 3)
+    heads = [body for message, body in talk.messages if message["type"] == "done"]
+    assert [pl.read_ipc_stream(head).item() for head in heads] == [5, 5, 5]
+
+
 def test_modules_of_the_working_directory_are_imported_afresh_by_every_run(
     engine: Engine, tmp_path: Path, results: Path
 ) -> None:

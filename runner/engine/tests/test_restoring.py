@@ -20,12 +20,19 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 def look(frame: pl.DataFrame) -> pl.DataFrame:
     """Tells what later user code finds."""
+    import decimal
     import json
     import os
     import signal
+    import socket
     import sys
     import warnings
 
+    from polars import _plr, config  # pyright: ignore[reportPrivateUsage]
+    from polars.io.cloud.credential_provider import _builder
+
+    umask = os.umask(0)
+    os.umask(umask)
     found = {
         "cwd": os.getcwd(),
         "home": os.path.isdir(os.getcwd()),
@@ -34,6 +41,16 @@ def look(frame: pl.DataFrame) -> pl.DataFrame:
         "filters": repr(warnings.filters),
         "alarm": signal.getitimer(signal.ITIMER_REAL)[0],
         "sum": pl.DataFrame({"a": [1, 2]}).select(pl.col("a").sum()).item(),
+        "umask": umask,
+        "path": sys.path,
+        "socket": socket.getdefaulttimeout(),
+        "recursion": sys.getrecursionlimit(),
+        "decimals": [str(decimal.getcontext()), str(decimal.DefaultContext)],
+        "settings": pl.Config.state(),
+        "shown": str(pl.DataFrame({"a": [number + 1 / 3 for number in range(20)], "b": ["1234567.5" * 10] * 20})),
+        "provider": repr(_builder.DEFAULT_CREDENTIAL_PROVIDER),
+        "affinity": _plr.get_engine_affinity(),
+        "objects": repr(getattr(config, "_snapshot_runtime_vars", dict)()),
     }
     return pl.DataFrame({"found": [json.dumps(found)]})
 
@@ -86,6 +103,74 @@ def patch_polars() -> None:
     del polars.len
 
 
+def change_the_umask() -> None:
+    os.umask(0o077)
+
+
+def change_the_path() -> None:
+    sys.path.insert(0, "/somewhere")
+    sys.path.remove(next(entry for entry in sys.path if entry.endswith("site-packages")))
+
+
+def replace_the_path() -> None:
+    sys.path = ["/somewhere", *sys.path]
+
+
+def wait_for_sockets() -> None:
+    import socket
+
+    socket.setdefaulttimeout(1.5)
+
+
+def change_the_recursion_limit() -> None:
+    sys.setrecursionlimit(3_210)
+
+
+def change_decimals() -> None:
+    import decimal
+
+    decimal.getcontext().prec = 5
+    decimal.getcontext().traps[decimal.Inexact] = True
+    decimal.DefaultContext.rounding = decimal.ROUND_UP
+    decimal.DefaultContext.traps[decimal.Rounded] = True
+
+
+def replace_decimals() -> None:
+    import decimal
+
+    decimal.setcontext(decimal.Context(prec=3))
+
+
+def change_how_numbers_are_shown() -> None:
+    pl.Config.set_float_precision(1)
+    pl.Config.set_fmt_float("full")
+    pl.Config.set_thousands_separator(True)
+    pl.Config.set_decimal_separator(",")
+    pl.Config.set_trim_decimal_zeros(True)
+
+
+def prefer_an_engine() -> None:
+    pl.Config.set_tbl_rows(2)
+    pl.Config.set_engine_affinity("in-memory")
+
+
+def prefer_an_engine_object() -> None:
+    pl.Config.set_engine_affinity(pl.GPUEngine())  # pyright: ignore[reportArgumentType]
+
+
+def set_a_provider() -> None:
+    pl.Config.set_default_credential_provider(None)
+
+
+def patch_settings() -> None:
+    def broken(*_arguments: Any, **_named: Any) -> Any:
+        raise RuntimeError("patched")
+
+    pl.Config.set_tbl_rows(2)
+    for name in ("state", "save", "load", "restore_defaults", "set_engine_affinity"):
+        setattr(pl.Config, name, broken)
+
+
 CHANGES = [
     change_directory,
     remove_directory,
@@ -94,6 +179,18 @@ CHANGES = [
     filter_warnings,
     set_an_alarm,
     patch_polars,
+    change_the_umask,
+    change_the_path,
+    replace_the_path,
+    wait_for_sockets,
+    change_the_recursion_limit,
+    change_decimals,
+    replace_decimals,
+    change_how_numbers_are_shown,
+    prefer_an_engine,
+    prefer_an_engine_object,
+    set_a_provider,
+    patch_settings,
 ]
 
 
@@ -148,3 +245,64 @@ def test_a_run_without_a_seed_draws_nothing_that_an_earlier_seed_gives(engine: E
     for name in ("python", "numpy", "polars"):
         values = [one.get_column(name).item() for one in found]
         assert len(set(values)) == 4, (name, values)
+
+
+def draw_as_seeded_by_the_code(frame: pl.DataFrame) -> pl.DataFrame:
+    import random
+
+    import numpy
+
+    random.seed(5)
+    numpy.random.seed(5)
+    pl.set_random_seed(5)
+    return draw(frame)
+
+
+def test_a_run_without_a_seed_draws_nothing_that_earlier_code_has_seeded(engine: Engine, results: Path) -> None:
+    schema = {"python": pl.Float64, "numpy": pl.Float64, "polars": pl.Int64}
+    drawn = []
+    for function in (draw_as_seeded_by_the_code, draw, draw_as_seeded_by_the_code, draw):
+        query = serialize(pl.LazyFrame({"a": [1]}).map_batches(function, schema=schema))
+        drawn.append(pl.read_ipc_stream(engine.converse(run_message(results), query).head).row(0))
+    assert drawn[0] == drawn[2]
+    for values in zip(*drawn, strict=True):
+        assert len(set(values)) == 3, values
+
+
+@pytest.mark.parametrize("kind", ["elements", "frame"])
+def test_the_first_run_of_an_engine_draws_what_its_seed_gives(results: Path, kind: str) -> None:
+    import numpy
+
+    def draw_element(_value: Any) -> float:
+        import numpy
+
+        return numpy.random.random()
+
+    def draw_frame(frame: pl.DataFrame) -> pl.DataFrame:
+        import numpy
+
+        return pl.DataFrame({"a": [numpy.random.random() for _ in range(frame.height)]})
+
+    frame = pl.LazyFrame({"a": [1.0, 2.0, 3.0]})
+    query = (
+        frame.select(pl.col("a").map_elements(draw_element, return_dtype=pl.Float64))
+        if kind == "elements"
+        else frame.map_batches(draw_frame)
+    )
+    wanted = numpy.random.RandomState(7).random_sample(3).tolist()
+    with Engine() as engine:
+        for _ in range(2):
+            talk = engine.converse(run_message(results, seed=7), serialize(query))
+            assert pl.read_ipc_stream(talk.head).to_series().to_list() == wanted
+
+
+def test_a_seeded_query_without_python_needs_no_numpy(results: Path) -> None:
+    def is_imported(frame: pl.DataFrame) -> pl.DataFrame:
+        import sys
+
+        return pl.DataFrame({"a": ["numpy" in sys.modules]})
+
+    with Engine() as engine:
+        engine.converse(run_message(results, seed=7), serialize(pl.LazyFrame({"a": [1]}).select("a"))).one("done")
+        query = pl.LazyFrame({"a": [True]}).map_batches(is_imported)
+        assert pl.read_ipc_stream(engine.converse(run_message(results), serialize(query)).head).item() is False

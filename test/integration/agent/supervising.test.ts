@@ -79,7 +79,7 @@ test("keys that use too much memory together are each tried again, the last one 
   const leased = send(
     [
       ["allocate", 250],
-      ["linger", 500],
+      ["linger", 3_000],
     ],
     { tasks: 3, run: { slots: 2 } },
   );
@@ -101,7 +101,7 @@ test("keys that use too much memory together are each tried again, the last one 
 });
 
 test("the time of keys that run together is that of one answer", async () => {
-  const slow = send([["linger", 1_000]], { tasks: 4, run: { slots: 2 }, template: { timeoutMs: 3_000 } });
+  const slow = send([["linger", 1_500]], { tasks: 4, run: { slots: 2 }, template: { timeoutMs: 5_000 } });
   for (const taskId of slow.taskIds) expect((await outcome(taskId)).outcome.kind).toBe("succeeded");
   const never = [["wait-for", join(nodeDir, "never")]] as [string, unknown][];
   const stuck = send(never, { tasks: 2, run: { slots: 2 }, template: { timeoutMs: 300 } });

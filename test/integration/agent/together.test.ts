@@ -9,6 +9,7 @@ import {
   lease,
   makeNodeDir,
   outcomeOf,
+  PATIENT,
   sendLease,
   startAgent,
   until,
@@ -25,7 +26,7 @@ let agent: AgentProcess;
 beforeEach(async () => {
   plane = await startFakeControlPlane();
   nodeDir = makeNodeDir();
-  agent = startAgent(plane, nodeDir);
+  agent = startAgent(plane, nodeDir, PATIENT);
   await untilHello(plane, agent);
   // From the first answer on the node knows that queries of this job are short.
   await outcome(sendLease(plane, []).taskId);
@@ -39,8 +40,11 @@ const outcomes = (taskIds: readonly string[]) => Promise.all(taskIds.map(outcome
 type Steps = Parameters<typeof lease>[0];
 
 /** Leases one query for each list of steps, in one message. */
-function leaseMany(plans: readonly Steps[], template: Parameters<typeof lease>[1] = {}): string[] {
-  const leases = plans.map((steps) => lease(steps, template));
+function leaseMany(plans: readonly Steps[], options: Parameters<typeof lease>[1] = {}): string[] {
+  return sendTogether(plans.map((steps) => lease(steps, options)));
+}
+
+function sendTogether(leases: readonly ReturnType<typeof lease>[]): string[] {
   const runs = leases.map(({ batch }) => batch.runs[0] as Run);
   plane.send({ type: "lease", batch: { template: (leases[0] as (typeof leases)[0]).batch.template, runs } });
   return leases.map(({ taskId }) => taskId);
@@ -58,6 +62,12 @@ test("all are answered, in their order", async () => {
   expect(new Set(kindsOf(await outcomes(taskIds)))).toEqual(new Set(["succeeded"]));
 });
 
+test("SQL and serialised plans of one job are each run as what they are", async () => {
+  const kinds = Array.from({ length: 20 }, (_, at) => (at % 3 === 0 ? "sql" : "dsl"));
+  const taskIds = sendTogether(kinds.map((planKind) => lease([["of-kind", planKind]], { run: { planKind } })));
+  expect(kindsOf(await outcomes(taskIds))).toEqual(kinds.map(() => "succeeded"));
+});
+
 test("only the one that ends its engine fails; the others run on another", async () => {
   const taskIds = leaseMany(Array.from({ length: 12 }, (_, at): Steps => (at === 5 ? [["exit", 7]] : [])));
   const messages = await outcomes(taskIds);
@@ -72,7 +82,7 @@ test("only the one that ends its engine fails; the others run on another", async
 });
 
 test("only the one that takes too long is timed out", async () => {
-  const taskIds = leaseMany([[], [], held("never"), [], [], []], { template: { timeoutMs: 700 } });
+  const taskIds = leaseMany([[], [], held("never"), [], [], []], { template: { timeoutMs: 3_000 } });
   const messages = await outcomes(taskIds);
   expect(kindsOf(messages)).toEqual(["succeeded", "succeeded", "failed", "succeeded", "succeeded", "succeeded"]);
   expect(messages[2]?.outcome).toMatchObject({ error: { code: "timed_out" } });

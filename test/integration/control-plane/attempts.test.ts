@@ -256,8 +256,7 @@ describe("a node that connects again", () => {
   it("gives back at once what it no longer holds, and gets it anew", async () => {
     const { job, task } = await submitAndTake();
     await node.reconnect([]);
-    const tasks = await test.api.tasks(job.id);
-    expect(tasks.map((one) => one.status)).toEqual(["queued"]);
+    expect((await attemptsOf(task.taskId))[0]).toMatchObject({ number: 1, status: "lost" });
     await skipBackoff(task.taskId);
     const again = await node.takeRun();
     expect(again.task).toEqual({ ...task, attempt: 2 });

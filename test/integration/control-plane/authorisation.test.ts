@@ -361,7 +361,7 @@ describe("a token that is no longer good", () => {
 
   it("ends a stream when its time is over", async () => {
     const { api, prefix } = await freshApi();
-    await test.sql("UPDATE api_tokens SET expires_at = now() + interval '1 second' WHERE prefix = $1", [prefix]);
+    await test.sql("UPDATE api_tokens SET expires_at = now() + interval '5 seconds' WHERE prefix = $1", [prefix]);
     const seen: string[] = [];
     for await (const { event } of readEvents(api, `/v1/jobs/${ids.job}/events`)) seen.push(event);
     expect(seen).not.toContain("end");

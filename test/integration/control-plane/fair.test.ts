@@ -146,12 +146,16 @@ describe("the limit of a workspace", () => {
   it("is never passed, by any cluster or control plane, and users share what it allows", async () => {
     let held = 0;
     let heldMax = 0;
-    const byUser = new Map<string, number>();
-    const onChange = (what: string, task: HeldTask) => {
+    // Counted from when Bob has his first task until his last has ended: the same time for both.
+    const BOBS_FRAMES = 20;
+    const done = { ann: 0, bob: 0 };
+    let isBobThere = false;
+    const onChange = (what: string, { user }: HeldTask) => {
       if (what === "begun") return;
       held += what === "leased" ? 1 : -1;
       heldMax = Math.max(heldMax, held);
-      if (what === "finished") byUser.set(task.user, (byUser.get(task.user) ?? 0) + 1);
+      isBobThere ||= user === "bob";
+      if (what === "finished" && isBobThere && done.bob < BOBS_FRAMES) done[user === "bob" ? "bob" : "ann"] += 1;
     };
     await setLimit(5);
     const clusters = [
@@ -160,15 +164,15 @@ describe("the limit of a workspace", () => {
     ] as const;
     // Ann's are on both clusters, Bob's on one.
     const jobs = [
-      await submitFrames(owner, clusters[0].clusterId, 20),
-      await submitFrames(owner, clusters[1].clusterId, 20),
-      await submitFrames(guest, clusters[1].clusterId, 20),
+      await submitFrames(owner, clusters[0].clusterId, 200),
+      await submitFrames(owner, clusters[1].clusterId, 200),
+      await submitFrames(guest, clusters[1].clusterId, BOBS_FRAMES),
     ];
     await waitUntil("Bob's are done", async () => (await guest.job((jobs[2] as Job).id)).finishedAt !== null, 25_000);
-    const shares = [...byUser.values()];
     expect(heldMax).toBe(5);
+    expect(done.bob).toBe(BOBS_FRAMES);
     // Equal shares: Ann has done about as much as Bob by then, on both clusters together.
-    expect(Math.max(...shares)).toBeLessThan(2 * Math.min(...shares));
+    expect(Math.max(done.ann, done.bob)).toBeLessThan(2 * Math.min(done.ann, done.bob));
     await Promise.all(jobs.map((job) => owner.post(`/v1/jobs/${job.id}/cancel`)));
   });
 

@@ -1,8 +1,8 @@
-import type { Cluster, FromNode, Job } from "@frazil/contracts";
+import type { Cluster, Job } from "@frazil/contracts";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { runStep } from "../../../control-plane/src/flow/steps.ts";
 import { makeThereFor, startTestControlPlane, type TestControlPlane } from "../../harness/control-plane.ts";
-import { joinNode, joinRequest, letWork, startFakeNode } from "../../harness/fake-node.ts";
+import { type FakeNode, joinNode, joinRequest, letWork, startFakeNode } from "../../harness/fake-node.ts";
 import { oneQuery, succeeded } from "../../harness/submissions.ts";
 import { waitUntil } from "../../harness/wait-until.ts";
 
@@ -157,24 +157,28 @@ describe("a node that nobody could hear, for there was no control plane", () => 
 });
 
 describe("a node that says nothing for as long as a lease lasts", () => {
-  const LEASE_TTL_MS = 1_000;
+  const LEASE_TTL_MS = 4_000;
+  const WITHIN_MS = 5 * LEASE_TTL_MS;
   let quick: TestControlPlane;
   beforeAll(async () => {
     quick = await startTestControlPlane({ leaseTtlMs: LEASE_TTL_MS });
     makeThereFor(quick, 3_600);
   });
   afterAll(() => quick.close());
+  const keepBeating = (node: FakeNode) =>
+    setInterval(() => {
+      if (node.isOpen()) node.send({ type: "heartbeat", holding: [], cpuPercent: 0, memoryBytes: 0 });
+    }, LEASE_TTL_MS / 6);
 
   it("is cut off, and its task runs on another node of the cluster", async () => {
     const warm = await quick.warmCluster({ clusterSize: 2 });
     const { id } = await warm.submit();
     const silent = await waitUntil("a node has the run", () => warm.nodes.find((node) => node.waitingRuns.length > 0));
     const other = warm.nodes.find((node) => node !== silent) ?? silent;
-    const heartbeat: FromNode = { type: "heartbeat", holding: [], cpuPercent: 0, memoryBytes: 0 };
-    const beating = setInterval(() => other.send(heartbeat), LEASE_TTL_MS / 6);
+    const beating = keepBeating(other);
     const first = await silent.takeRun();
-    await waitUntil("the silent node is cut off", () => !silent.isOpen());
-    const again = await other.takeRun();
+    await waitUntil("the silent node is cut off", () => !silent.isOpen(), WITHIN_MS);
+    const again = await other.takeRun(WITHIN_MS);
     clearInterval(beating);
     expect(again.task).toEqual({ ...first.task, attempt: 2 });
     expect(await other.finish(again.task, succeeded(2))).toBe(true);
@@ -183,10 +187,9 @@ describe("a node that says nothing for as long as a lease lasts", () => {
 
   it("of an attempt, though it speaks, does not have it: the slots are free, and the task comes again", async () => {
     const warm = await quick.warmCluster();
-    const heartbeat: FromNode = { type: "heartbeat", holding: [], cpuPercent: 0, memoryBytes: 0 };
-    const beating = setInterval(() => warm.node.send(heartbeat), LEASE_TTL_MS / 6);
+    const beating = keepBeating(warm.node);
     const { job, task } = await warm.submitAndTake();
-    const again = await warm.node.takeRun();
+    const again = await warm.node.takeRun(WITHIN_MS);
     expect(again.task).toEqual({ ...task, attempt: 2 });
     expect(await warm.node.finish(again.task, succeeded())).toBe(true);
     clearInterval(beating);

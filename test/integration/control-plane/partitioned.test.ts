@@ -10,6 +10,13 @@ let test: TestControlPlane;
 let warm: WarmCluster;
 beforeAll(async () => {
   test = await startTestControlPlane();
+  // What is tried again waits for `dueNow`: else its wait might be over before the test has gone on. The column keeps milliseconds.
+  await test.sql(
+    "CREATE FUNCTION wait_longer() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.not_before = now() + interval '30 s'; RETURN NEW; END $$",
+  );
+  await test.sql(
+    "CREATE TRIGGER wait_longer BEFORE UPDATE ON tasks FOR EACH ROW WHEN (NEW.not_before > now() + interval '10 ms') EXECUTE FUNCTION wait_longer()",
+  );
 });
 afterAll(() => test.close());
 beforeEach(async () => {

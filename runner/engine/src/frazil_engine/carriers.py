@@ -8,7 +8,7 @@ the arrays again. This module needs nothing but Polars.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import polars as pl
@@ -133,8 +133,13 @@ def map_inside(expr: pl.Expr, dtype: pl.DataType, convert: Convert) -> pl.Expr:
 
 
 def escape(name: str) -> str:
-    """A name that begins with ^ and ends in $ would be taken for a pattern."""
-    return f"^{re.escape(name)}$" if name.startswith("^") and name.endswith("$") else name
+    """A name that begins with ^ and ends in $ would be taken for a pattern, and * for every column."""
+    return f"^{re.escape(name)}$" if name == "*" or (name.startswith("^") and name.endswith("$")) else name
+
+
+def columns(names: Iterable[str]) -> list[pl.Expr]:
+    """The columns of these names, whatever the names read like."""
+    return [pl.col(escape(name)) for name in names]
 
 
 def inner_of(dtype: pl.Array | pl.List) -> pl.DataType:

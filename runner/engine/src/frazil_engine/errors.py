@@ -103,7 +103,23 @@ def is_user_error(error: BaseException) -> bool:
     """
     if last_exception.behind(error) is not error:
         return False
-    return any(is_shown_frame(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(
+        is_shown_frame(frame.f_code.co_filename)
+        for cause in with_causes(error)
+        for frame, _ in traceback.walk_tb(cause.__traceback__)
+    )
+
+
+def with_causes(error: BaseException) -> list[BaseException]:
+    """The error and those that it was raised from. Of a StopIteration that leaves a generator Python makes another
+    error, which has none of the generator's lines.
+    """
+    found: dict[int, BaseException] = {}
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in found:
+        found[id(cause)] = cause
+        cause = cause.__cause__
+    return list(found.values())
 
 
 def is_polars_error(error: BaseException) -> bool:

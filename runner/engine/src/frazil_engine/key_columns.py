@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from frazil_engine.carriers import escape
 from frazil_engine.errors import Failure
 from frazil_engine.plans import check_expression
 from frazil_engine.protocol import PartitionBy
@@ -49,7 +50,7 @@ def read_key_columns(partition_by: PartitionBy) -> list[KeyColumn]:
     columns = []
     for key in partition_by.keys:
         if key.expr is None:
-            columns.append(KeyColumn(key.name, pl.col(key.name), frozenset((key.name,)), True))
+            columns.append(KeyColumn(key.name, pl.col(escape(key.name)), frozenset((key.name,)), True))
             continue
         try:
             expr = pl.Expr.deserialize(io.BytesIO(check_expression(key.expr)[0]))
@@ -128,7 +129,7 @@ def is_row_wise(expr: pl.Expr, schema: pl.Schema) -> bool:
 
     probed = "__frazil_probe"
     source = register_io_source(probe, schema=schema).with_columns(expr.alias(probed))
-    source.filter(pl.col(schema.names()[0]).is_not_null()).collect()
+    source.filter(pl.col(escape(schema.names()[0])).is_not_null()).collect()
     return bool(seen) and all(seen)
 
 
@@ -138,7 +139,7 @@ def to_texts(keys: pl.DataFrame) -> pl.DataFrame:
 
 
 def text_expr(name: str, dtype: pl.DataType) -> pl.Expr:
-    column = pl.col(name)
+    column = pl.col(escape(name))
     if isinstance(dtype, pl.Datetime):
         return column.dt.to_string("%Y-%m-%dT%H:%M:%S%.f%:z" if dtype.time_zone else "%Y-%m-%dT%H:%M:%S%.f")
     if isinstance(dtype, pl.Time):

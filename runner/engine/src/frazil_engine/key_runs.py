@@ -15,10 +15,11 @@ import polars as pl
 
 from frazil_engine import memory_sources, pieces
 from frazil_engine.arenas import Arena
+from frazil_engine.carriers import columns
 from frazil_engine.errors import Failure, secret_values
 from frazil_engine.grafts import Draft
 from frazil_engine.key_columns import decode_schema, decode_token, from_physical
-from frazil_engine.keyed_plans import KeyedPlan, KeyedSource, analyse, reading_predicate
+from frazil_engine.keyed_plans import KEY_PREFIX, KeyedPlan, KeyedSource, analyse, reading_limit, reading_predicate
 from frazil_engine.logs import TaskLog
 from frazil_engine.opening import OpenedPlan, deserialize, open_plan
 from frazil_engine.outcomes import Answer, Outcome, Staged, fail, settle, write_task
@@ -27,6 +28,7 @@ from frazil_engine.places import Place, parse_place
 from frazil_engine.protocol import Run, Task
 from frazil_engine.sampling import read_up_to
 from frazil_engine.session import Clock, Decision, Session, set_seeds
+from frazil_engine.user_code import last_exception
 
 # Shares of the memory: rows of keyed sources (splitting them takes as much again), and sources that every key reads
 # whole.
@@ -133,7 +135,7 @@ def hold_whole_sources(plan: KeyedPlan, memory_bytes: int) -> Arena:
     for source in plan.sources:
         if source.exprs or not source.needed:
             continue
-        rows = read_up_to(source.frame.select(source.needed), budget)
+        rows = read_whole(plan, source, budget)
         if rows is None:
             continue
         budget -= int(rows.estimated_size())
@@ -141,6 +143,20 @@ def hold_whole_sources(plan: KeyedPlan, memory_bytes: int) -> Arena:
         for place in source.source.places:
             draft.graft(place, memory_sources.scan_held(token, source.schema))
     return draft.finish()
+
+
+def read_whole(plan: KeyedPlan, source: KeyedSource, bytes_max: int) -> pl.DataFrame | None:
+    """What the query can need of a source; None when that is too much. A query that reads less may have no trouble with
+    rows that can't be read: then each key finds out for itself.
+    """
+    frame = source.frame.select(columns(source.needed))
+    rows_max = reading_limit(plan, source)
+    try:
+        return read_up_to(frame if rows_max is None else frame.head(rows_max), bytes_max)
+    except BaseException:
+        # What fails next did not fail because of this.
+        last_exception.forget()
+        return None
 
 
 def hold_by_key(
@@ -155,9 +171,11 @@ def hold_by_key(
     size = int(rows.estimated_size())
     parts = rows.partition_by(INDEX_COLUMN, as_dict=True, include_key=False, maintain_order=True)
     tokens = {index: memory_sources.hold(part) for (index,), part in parts.items()}
-    names = list(source.exprs)
-    positions = keys.select(names).join(
-        own.with_row_index(INDEX_COLUMN), on=names, how="left", nulls_equal=True, maintain_order="left"
+    # Older releases take no pattern as the key of a join, not even one of a single name.
+    hidden = [KEY_PREFIX + name for name in source.exprs]
+    exprs = [column.alias(name) for column, name in zip(columns(source.exprs), hidden, strict=True)]
+    positions = keys.select(exprs).join(
+        own.select(exprs).with_row_index(INDEX_COLUMN), on=hidden, how="left", nulls_equal=True, maintain_order="left"
     )
     return [tokens.get(index) for index in positions.get_column(INDEX_COLUMN)], size
 
@@ -196,7 +214,7 @@ def run_key(session: Session, run: Run, batch: Batch, key_task: KeyTask, secrets
 
 def try_key(run: Run, batch: Batch, key_task: KeyTask, secrets: set[str], log: TaskLog) -> Outcome:
     try:
-        set_seeds(run.seed)
+        set_seeds(run.seed, batch.plan.has_python)
         try:
             return write_key(run, batch, key_task, True, log)
         except Exception:
@@ -260,9 +278,10 @@ def piece_folder(batch: Batch, source: KeyedSource, key_task: KeyTask) -> Place 
 def filtered_rows(batch: Batch, source: KeyedSource, key_task: KeyTask) -> pl.LazyFrame:
     """A scan of the source that keeps the rows of one key."""
     dtypes = source.compared_dtypes(batch.keys.schema)
-    row = batch.keys[key_task.row].select(list(source.exprs)).cast(dtypes)
+    row = batch.keys[key_task.row]
     conditions = [
-        expr.cast(dtypes[name]).eq_missing(pl.lit(row.get_column(name)).first()) for name, expr in source.exprs.items()
+        expr.cast(dtypes[name]).eq_missing(pl.lit(row.get_column(name).cast(dtypes[name])).first())
+        for name, expr in source.exprs.items()
     ]
     return source.frame.filter(conditions)
 

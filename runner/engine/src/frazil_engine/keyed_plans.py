@@ -267,25 +267,47 @@ def reading_predicate(plan: KeyedPlan, source: KeyedSource) -> pl.Expr | None:
     """A predicate that every path from this source to the result applies anyway, in the part that each row decides
     alone; None for none.
     """
-    if plan.has_python:
+    users = None if plan.has_python else users_of_kind(plan, source, "Filter")
+    if users is None:
         return None
-    draft = Draft(plan.arena)
-    parents: dict[int, list[Node]] = {}
-    for node in draft.nodes():
-        fields = node.value[node.kind]
-        for _, index in find_references(fields):
-            parents.setdefault(index, []).append(node)
     predicates = []
+    for place, user in users:
+        pushed = pushed_predicate(plan, source, place, user.place)
+        if pushed is None:
+            return None
+        predicates.append(pushed)
+    return pl.any_horizontal(predicates) if len(predicates) > 1 else predicates[0]
+
+
+# Polars writes a slice without an end with this length.
+ROWS_WITHOUT_END = 2**32 - 1
+
+
+def reading_limit(plan: KeyedPlan, source: KeyedSource) -> int | None:
+    """The number of first rows beyond which the query reads nothing of this source; None where it may read all."""
+    users = users_of_kind(plan, source, "Slice")
+    if users is None:
+        return None
+    slices = [user.value["Slice"] for _, user in users]
+    if any(fields["offset"] < 0 for fields in slices):
+        return None
+    rows = max(fields["offset"] + fields["len"] for fields in slices)
+    return rows if rows < ROWS_WITHOUT_END else None
+
+
+def users_of_kind(plan: KeyedPlan, source: KeyedSource, kind: str) -> list[tuple[NodePlace, Node]] | None:
+    """Every place of the source with every node that reads it there; None where one of another kind does."""
+    parents: dict[int, list[Node]] = {}
+    for node in Draft(plan.arena).nodes():
+        for _, index in find_references(node.value[node.kind]):
+            parents.setdefault(index, []).append(node)
+    found = []
     for place in source.source.places:
         users = parents.get(place.slot, [])
-        if place.path or not users or any(user.kind != "Filter" for user in users):
+        if place.path or not users or any(user.kind != kind for user in users):
             return None
-        for user in users:
-            pushed = pushed_predicate(plan, source, place, user.place)
-            if pushed is None:
-                return None
-            predicates.append(pushed)
-    return pl.any_horizontal(predicates) if len(predicates) > 1 else predicates[0]
+        found += [(place, user) for user in users]
+    return found
 
 
 def pushed_predicate(plan: KeyedPlan, source: KeyedSource, place: NodePlace, filter_place: NodePlace) -> pl.Expr | None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from frazil_engine.carriers import columns
+
 BATCH_ROWS = 100_000
 frames: dict[str, pl.DataFrame] = {}
 # Tokens of frames of which a query has asked for more columns than they hold.
@@ -59,5 +61,5 @@ def read_held(
         frame = frame.filter(predicate)
     # Without a column a frame has no rows to count; then those it has stay.
     if with_columns:
-        frame = frame.select(with_columns)
+        frame = frame.select(columns(with_columns))
     yield from frame.iter_slices(BATCH_ROWS) if frame.height else [frame]

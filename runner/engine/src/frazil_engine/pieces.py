@@ -45,15 +45,18 @@ def match_keys(source: KeyedSource, keys: pl.DataFrame) -> tuple[pl.DataFrame, p
     Rows of other keys are left out.
     """
     names = list(source.exprs)
-    own = keys.select(names).unique(maintain_order=True)
+    own = keys.select(carriers.columns(names)).unique(maintain_order=True)
     hidden = [KEY_PREFIX + name for name in names]
     dtypes = source.compared_dtypes(own.schema)
-    right = own.cast(dtypes).rename(dict(zip(names, hidden, strict=True))).with_row_index(INDEX_COLUMN)
+    right = own.select(
+        pl.col(carriers.escape(name)).cast(dtypes[name]).alias(KEY_PREFIX + name) for name in names
+    ).with_row_index(INDEX_COLUMN)
     left = source.frame.filter(key_ranges(source, own)).select(
-        *source.needed, *(expr.cast(dtypes[name]).alias(KEY_PREFIX + name) for name, expr in source.exprs.items())
+        *carriers.columns(source.needed),
+        *(expr.cast(dtypes[name]).alias(KEY_PREFIX + name) for name, expr in source.exprs.items()),
     )
     joined = left.join(right.lazy(), on=hidden, how="inner", nulls_equal=True, maintain_order="left")
-    return own, joined.select(*source.needed, INDEX_COLUMN)
+    return own, joined.select(*carriers.columns(source.needed), INDEX_COLUMN)
 
 
 def key_ranges(source: KeyedSource, own: pl.DataFrame) -> list[pl.Expr]:
@@ -75,7 +78,7 @@ def key_ranges(source: KeyedSource, own: pl.DataFrame) -> list[pl.Expr]:
             low, high = (
                 pl.lit(bound, dtype=physical.dtype).cast(column.dtype) for bound in (physical.min(), physical.max())
             )
-            conditions.append(pl.col(name).is_between(low, high))
+            conditions.append(pl.col(carriers.escape(name)).is_between(low, high))
     return conditions
 
 
@@ -243,5 +246,6 @@ def scan_piece(files: list[str], needed: list[str], schema: pl.Schema) -> pl.Laz
         return pl.LazyFrame(schema=schema)
     rows = carriers.decode_frame(pl.scan_ipc(files, glob=False))
     return rows.select(
-        pl.col(name) if name in needed else pl.lit(None, dtype=dtype).alias(name) for name, dtype in schema.items()
+        pl.col(carriers.escape(name)) if name in needed else pl.lit(None, dtype=dtype).alias(name)
+        for name, dtype in schema.items()
     )

@@ -7,7 +7,6 @@ from frazil_engine.errors import Failure, secret_values
 from frazil_engine.opening import open_plan
 from frazil_engine.outcomes import Answer, Outcome, Staged, fail, settle, write_task
 from frazil_engine.protocol import Republish, Run, Sweep, Task
-from frazil_engine.restoring import restore
 from frazil_engine.session import Clock, Decision, Session, set_seeds, working_directory
 from frazil_engine.user_code import last_exception
 
@@ -27,15 +26,13 @@ ABANDONED = Failure("stale_attempt", "This attempt lost the task before it began
 
 
 def serve_run(session: Session, run: Run) -> None:
-    session.forget_events()
     session.forget_seeds(run.seed)
     try:
         serve_kind(session, run)
     finally:
         # Its traceback holds the data of the functions in it.
         last_exception.forget()
-        if session.has_run_python:
-            restore(session.surroundings)
+        session.put_back()
 
 
 def serve_kind(session: Session, run: Run) -> None:
@@ -59,7 +56,7 @@ def serve_query(session: Session, run: Run) -> None:
         try:
             plan = open_plan(run, session.announce_python)
             secrets |= plan.secrets
-            set_seeds(run.seed)
+            set_seeds(run.seed, plan.has_python)
             outcome = write_task(run, task, plan.frame, plan.has_python, log)
         except BaseException as error:
             outcome = fail(task, error, secrets)

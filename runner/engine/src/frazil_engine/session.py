@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import queue
 import random
@@ -16,7 +17,7 @@ import polars as pl
 
 from frazil_engine.logs import Logs
 from frazil_engine.protocol import Channel, Run
-from frazil_engine.restoring import Surroundings, enter
+from frazil_engine.restoring import Surroundings, enter, restore
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,15 @@ class Session:
     said_python: bool | None = None
     # A run has seeded the generators, and none without a seed came after it.
     is_seeded: bool = False
+    # The user's directory, while there are runs in it.
+    directory: str | None = None
 
     def await_turns(self, runs: list[Run]) -> None:
         """Called by the reader of messages, before the runs are begun."""
         self.said_python = None
+        # A decision that came after its task was answered concerns nobody. One that comes right behind these runs does,
+        # whenever they are begun.
+        self.forget_events()
         self.waiting = {run.tasks[0].task_id for run in runs[1:]}
 
     def decide(self, decision: Decision) -> None:
@@ -68,15 +74,26 @@ class Session:
             self.channel.send({"type": "opened", "python": has_python})
 
     def forget_events(self) -> None:
-        """A decision that came after its task was answered concerns nobody."""
         while not self.events.empty():
             self.events.get()
 
     def forget_seeds(self, seed: int | None) -> None:
-        """Before a run with this seed: one without any must not draw what an earlier one's seed gives."""
-        if seed is None and self.is_seeded:
+        """Before a run with this seed: one without any must not draw what an earlier one's seed gives, be it the user
+        code's own.
+        """
+        if seed is None and (self.is_seeded or self.has_run_python):
             unset_seeds()
         self.is_seeded = seed is not None
+
+    def put_back(self) -> None:
+        """After a run. Those that came with it find themselves in the directory where it was."""
+        if not self.has_run_python:
+            return
+        restore(self.surroundings)
+        if self.directory is not None:
+            # User code may have removed it.
+            with contextlib.suppress(OSError):
+                go_into(self.directory)
 
     def progress(self, task_id: str, phase: str) -> None:
         self.channel.send({"type": "progress", "taskId": task_id, "phase": phase})
@@ -131,15 +148,21 @@ def working_directory(session: Session, cwd: str | None) -> Iterator[None]:
         yield
         return
     known = set(sys.modules)
-    os.chdir(cwd)
-    sys.path.append(cwd)
+    session.directory = cwd
+    go_into(cwd)
     try:
         yield
     finally:
+        session.directory = None
         enter(session.home)
         if cwd in sys.path:
             sys.path.remove(cwd)
         forget_modules(set(sys.modules) - known, cwd)
+
+
+def go_into(directory: str) -> None:
+    os.chdir(directory)
+    sys.path.append(directory)
 
 
 def forget_modules(names: set[str], folder: str) -> None:
@@ -153,12 +176,16 @@ def forget_modules(names: set[str], folder: str) -> None:
             del sys.modules[name]
 
 
-def set_seeds(seed: int | None) -> None:
+def set_seeds(seed: int | None, has_python: bool) -> None:
     """Seeds every generator that user code commonly draws from."""
     if seed is None:
         return
     random.seed(seed)
     pl.set_random_seed(seed)
+    if has_python:
+        # The functions of a plan are loaded later, and import it then: it would begin unseeded.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("numpy")
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed(seed % 2**32)

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from frazil_engine import hive, pieces
+from frazil_engine.carriers import columns
 from frazil_engine.errors import Failure, secret_values
 from frazil_engine.key_columns import encode_schema, encode_token, to_physical, to_texts
 from frazil_engine.keyed_plans import KeyedPlan, KeyedSource, analyse
@@ -33,7 +34,7 @@ def serve_split(session: Session, run: Run) -> None:
                 raise Failure("invalid_request", "A split run names no keys.")
             plan = open_plan(run, session.announce_python)
             secrets |= plan.secrets
-            set_seeds(run.seed)
+            set_seeds(run.seed, plan.has_python)
             session.progress(task.task_id, "finding keys")
             keyed = analyse(plan)
             answer = Answer(split(session, run, keyed, run.partition_by.max_keys))
@@ -76,7 +77,8 @@ def unite(plan: KeyedPlan, found: dict[int, pl.DataFrame]) -> pl.DataFrame:
     """
     marked = [rows.with_columns(pl.lit(number, dtype=pl.Int64).alias(SOURCE_COLUMN)) for number, rows in found.items()]
     together = pl.concat(marked, how="vertical_relaxed")
-    return together.group_by(plan.names).agg(pl.col(SOURCE_COLUMN).sort()).sort(plan.names, nulls_last=False)
+    names = columns(plan.names)
+    return together.group_by(names).agg(pl.col(SOURCE_COLUMN).sort()).sort(names, nulls_last=False)
 
 
 def describe_keys(keys: pl.DataFrame, values: pl.DataFrame) -> list[dict[str, Any]]:
@@ -98,5 +100,5 @@ def estimate_bytes(plan: KeyedPlan, found: dict[int, DistinctRows]) -> float:
             if source.number in found
             else source.frame.select(pl.len()).collect(engine="streaming").item()
         )
-        total += rows * row_bytes(source.frame.select(source.needed))
+        total += rows * row_bytes(source.frame.select(columns(source.needed)))
     return total

@@ -64,9 +64,7 @@ class LastException:
         self._error = None
 
     def keep(self, error: BaseException) -> None:
-        # StopIteration and GeneratorExit end a generator and are no failures.
-        if not isinstance(error, (StopIteration, GeneratorExit)):
-            self._error = error
+        self._error = error
 
     def behind(self, error: BaseException) -> BaseException | None:
         """The exception of user code that this error reports; None when it reports none."""
@@ -75,7 +73,8 @@ class LastException:
             return kept
         text, kept_text = text_of(error), text_of(kept)
         is_made_anew = type(error) is type(kept) or f"{type(kept).__name__}.__init__()" in text
-        return kept if is_made_anew or (kept_text != "" and kept_text in text) else None
+        # One without a message is known by its name.
+        return kept if is_made_anew or (kept_text or type(kept).__name__) in text else None
 
 
 last_exception = LastException()
@@ -87,7 +86,9 @@ UNWRAPPED_MODULES = ("polars.io.cloud",)
 
 def keep_exceptions(loaded: Any) -> Any:
     """Something callable that does the same, and keeps what it raises. Anything else stays as it is."""
-    if not callable(loaded) or isinstance(loaded, type) or type(loaded).__module__.startswith(UNWRAPPED_MODULES):
+    if not callable(loaded) or isinstance(loaded, (type, Kept)):
+        return loaded
+    if type(loaded).__module__.startswith(UNWRAPPED_MODULES):
         return loaded
     return Kept(loaded)
 
@@ -106,7 +107,14 @@ class Kept:
             raise
 
     def __getattr__(self, name: str) -> Any:
+        # Asked for before it is there, it would be looked for in itself without end.
+        if name == "__wrapped__":
+            raise AttributeError(name)
         return getattr(self.__wrapped__, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A plan that was opened is written again where another one is grafted into it."""
+        return Kept, (self.__wrapped__,)
 
 
 def keep_exceptions_of_result(result: Any) -> Any:
@@ -121,6 +129,9 @@ def keep_exceptions_of_result(result: Any) -> Any:
 def follow(generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     try:
         yield from generator
+    except GeneratorExit:
+        # Nobody reads on, which is no failure.
+        raise
     except BaseException as error:
         last_exception.keep(error)
         raise

@@ -16,6 +16,8 @@ from typing import Any
 LENGTHS = struct.Struct("<II")
 USAGE = {"wallMs": 1.0, "cpuMs": 1.0}
 HELD: list[Any] = []
+# Of the run that is under way.
+PLAN_KIND: list[str] = []
 
 
 def send(message: dict[str, Any], body: bytes = b"") -> None:
@@ -166,6 +168,15 @@ def touch(_task: Task, path: str) -> None:
     open(path, "w").close()
 
 
+@verb("of-kind")
+def of_kind(task: Task, kind: str) -> bool:
+    """Fails where its plan was said to be of another kind."""
+    if [kind] == PLAN_KIND:
+        return False
+    fail(task, "invalid_plan", f"This is {kind}, not {PLAN_KIND}.")
+    return True
+
+
 @verb("head")
 def head(task: Task, size: int) -> bool:
     done(task, 1, b"h" * size)
@@ -205,6 +216,7 @@ def report(task: Task, _: None) -> bool:
 
 def run(message: dict[str, Any], body: bytes) -> None:
     sizes = message["plan"]["bytes"]
+    PLAN_KIND[:] = [message["plan"]["kind"]]
     if len(sizes) == 1:
         run_plan(json.loads(body), message["tasks"])
         return
