@@ -36,7 +36,8 @@ export const SHAPES = [
   { cpus: 1, memoryGiB: 2, clusterSize: 2 },
 ] as const;
 
-const TRIES_MAX = 40;
+/** While all replicas are frozen, nothing but tries goes on. Whether a client is answered in time once they are back, the run's end tells. */
+const TRIES_MAX = 1_000;
 const RETRY_MS = 700;
 
 /** Clients that ask again until they are answered, with the same idempotency key. */

@@ -79,11 +79,15 @@ describe.concurrent("the queue", () => {
       const test = await startTestControlPlane({ queue: backend.queue });
       const nodes = letNodesWork(test);
       // The reconciler alone looks for unplaced jobs and for new clusters every 2 s each: of several jobs, one is faster than that.
-      await waitUntil("a job is faster than the reconciler", async () => {
-        const startedAt = performance.now();
-        await expectAllSucceed(test, await submitCold(test, 1));
-        return performance.now() - startedAt < 1_000;
-      });
+      await waitUntil(
+        "a job is faster than the reconciler",
+        async () => {
+          const startedAt = performance.now();
+          await expectAllSucceed(test, await submitCold(test, 1));
+          return performance.now() - startedAt < 1_000;
+        },
+        20_000,
+      );
       expect(await backend.isUsed(test)).toBe(true);
       const before = await submitCold(test, 3);
       await backend.wipe(test);
