@@ -263,7 +263,7 @@ def test_a_large_plan_travels(server: FakeServer) -> None:
 
 
 class SlowReader:
-    """A file that takes a tenth of a second for each megabyte."""
+    """A file of which a megabyte takes 60 ms."""
 
     def __init__(self, file: Any) -> None:
         self.file = file
@@ -278,7 +278,7 @@ class SlowReader:
             parts.append(self.file.read(min(left, MEGABYTE)))
             self.unpaid += len(parts[-1])
             if self.unpaid >= MEGABYTE:
-                time.sleep(0.1)
+                time.sleep(0.06)
                 self.unpaid = 0
         return b"".join(parts)
 
@@ -297,15 +297,15 @@ def test_a_slow_network_has_all_the_time_that_a_plan_needs(
             handler.rfile = handler.rfile.file  # type: ignore[attr-defined]
 
     monkeypatch.setattr(Handler, "read_body", slowly)
-    monkeypatch.setattr(_http, "CONNECT_TIMEOUT_SECONDS", 0.5)
-    values = random.Random(0).randbytes(20 * MEGABYTE)
+    monkeypatch.setattr(_http, "CONNECT_TIMEOUT_SECONDS", 0.3)
+    values = random.Random(0).randbytes(12 * MEGABYTE)
     lf = pl.LazyFrame({"a": [values]})
     if count == 1:
         assert lf.remote().execute().await_result().rows == 1
     else:
         assert len(pc.spawn_many([lf] * count).await_result()) == count
     assert len(server.submitted()) == 1
-    assert max(request["size"] for request in server.requests) > 20 * MEGABYTE
+    assert max(request["size"] for request in server.requests) > 12 * MEGABYTE
 
 
 def test_a_wait_ends_when_its_time_is_over_though_the_server_says_nothing(
