@@ -59,7 +59,7 @@ describe("proxies of the environment", () => {
     const error = failureOf({ HTTPS_PROXY: "http://proxy.corp:3128" }, {});
     expect([error.code, error.exitCode]).toEqual(["not_configured", 3]);
     expect(error.message).toBe(
-      `a proxy, which is set by HTTPS_PROXY, needs Node 24.14 or newer, and this is Node ${process.versions.node}`,
+      `a proxy, which is set by HTTPS_PROXY, needs Node 24.14, 25.4 or newer, and this is Node ${process.versions.node}`,
     );
   });
 });

@@ -6,7 +6,7 @@ const PROXY_NAMES = ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"];
 const EXCEPTION_NAMES = ["no_proxy", "NO_PROXY"];
 const LOOPBACK_HOSTS = new Set(["localhost", "127.0.0.1", "[::1]"]);
 /** The first Node that can be told of a proxy at run time. */
-const PROXY_NODE_MIN = "24.14";
+const PROXY_NODE_MIN = "24.14, 25.4";
 
 type Env = Readonly<Record<string, string | undefined>>;
 /** What of Node makes fetch go through a proxy; older ones do not have it. */

@@ -7,9 +7,10 @@ from typing import Any
 
 import polars as pl
 import pytest
-from fake_server import FakeServer, respond
+from fake_server import FakeServer, hang_up, respond
 
 import frazil as pc
+import frazil.context
 from frazil._client import Client
 
 LF = pl.LazyFrame({"a": [1]})
@@ -152,6 +153,16 @@ def test_waiting_for_a_cluster_can_be_limited(server: FakeServer) -> None:
     with pytest.raises(pc.AwaitTimeout, match="goes on starting"):
         context.start(timeout=0.2)
     assert context.id is not None
+
+
+def test_a_start_has_all_of_its_time_though_the_server_is_away_in_between(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frazil.context, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(frazil.context, "LATE_SECONDS_MAX", 0.0)
+    context = pc.ComputeContext(cpus=1, memory=1).start(wait=False)
+    server.faults += [hang_up] * 4
+    assert context.start(timeout=60).status == "ready"
 
 
 def test_clusters_are_listed_and_connected_to(server: FakeServer) -> None:

@@ -330,6 +330,40 @@ def test_a_wait_ends_when_its_time_is_over_though_the_server_says_nothing(
     assert handle.await_result().rows == 2
 
 
+def test_a_wait_ends_when_its_time_is_over_though_prints_can_not_be_had(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_watch, "LATE_SECONDS_MAX", 0.1)
+    server.jobs.gate.clear()
+    handle = LF.remote().execute()
+    (job,) = server.submitted()
+    job.add_log(None, "never seen")
+    silent = threading.Event()
+
+    def say_nothing(handler: Handler) -> bool:
+        if handler.path.split("?")[0].endswith("/logs"):
+            silent.wait(50)
+            return hang_up(handler)
+        return False
+
+    server.faults += [say_nothing] * 50
+    with pytest.raises(pc.AwaitTimeout, match="goes on"):
+        handle.await_result(timeout=0.3)
+    assert not silent.is_set()
+    server.faults.clear()
+    silent.set()
+
+
+def test_a_wait_uses_all_of_its_time_whatever_the_server_says_of_later(server: FakeServer) -> None:
+    server.jobs.gate.clear()
+    handle = LF.remote().execute()
+    started = time.monotonic()
+    server.faults += [respond(503, UNAVAILABLE, **{"retry-after": "30"})]
+    with pytest.raises(pc.AwaitTimeout):
+        handle.await_result(timeout=0.4)
+    assert time.monotonic() - started >= 0.4
+
+
 def test_a_wait_ends_when_its_time_is_over_though_the_server_is_gone(server: FakeServer) -> None:
     server.jobs.gate.clear()
     handle = LF.remote().execute()

@@ -92,17 +92,10 @@ export type PartitionBy = z.infer<typeof PartitionBy>;
 export const EngineChoice = z.enum(["auto", "streaming", "in-memory", "gpu"]);
 export type EngineChoice = z.infer<typeof EngineChoice>;
 
-/** Lists are asked for jobs with a label as `name:value`. */
-const LabelName = z
-  .string()
-  .min(1)
-  .max(63)
-  .regex(/^[^:]+$/, "a label's name can't have a colon in it");
-
 /** Where a job runs: machines by shape, one started cluster by id, or (both null) the workspace's default context. */
 export const JobSpec = z.strictObject({
   name: z.string().min(1).max(200).nullable().default(null),
-  labels: z.record(LabelName, z.string().max(256)).default({}),
+  labels: z.record(z.string().min(1).max(63), z.string().max(256)).default({}),
   context: ComputeContext.nullable().default(null),
   clusterId: ClusterId.nullable().default(null),
   client: ClientVersions,

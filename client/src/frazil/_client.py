@@ -59,8 +59,11 @@ class Client:
     def failures(self, job_id: str) -> list[WireFailureGroup]:
         return self.transport.get(f"/v1/jobs/{quote_id(job_id)}/failures")["groups"]
 
-    def logs_page(self, job_id: str, *, cursor: str | None, limit: int) -> tuple[list[WireLogLine], str | None]:
-        page = self.transport.get(f"/v1/jobs/{quote_id(job_id)}/logs", {"cursor": cursor, "limit": limit})
+    def logs_page(
+        self, job_id: str, *, cursor: str | None, limit: int, within_s: float | None = None
+    ) -> tuple[list[WireLogLine], str | None]:
+        query = {"cursor": cursor, "limit": limit}
+        page = self.transport.get(f"/v1/jobs/{quote_id(job_id)}/logs", query, within_s=within_s)
         return page["items"], page["nextCursor"]
 
     def cancel(self, job_id: str) -> Job:

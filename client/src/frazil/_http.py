@@ -153,7 +153,7 @@ class Transport:
         while True:
             attempt += 1
             given = body() if callable(body) else body
-            delay_s = backoff_seconds(attempt)
+            delay_s = min(backoff_seconds(attempt), budget.left())
             timeout = urllib3.Timeout(
                 connect=min(CONNECT_TIMEOUT_SECONDS, budget.left()),
                 read=min(READ_TIMEOUT_SECONDS + wait_s, budget.left()),
@@ -163,7 +163,7 @@ class Transport:
             except urllib3.exceptions.HTTPError as error:
                 if not budget.allows(delay_s, answered=self._answered):
                     failure = self._unreachable(error)
-                    if budget.is_spent(delay_s):
+                    if budget.is_spent():
                         raise OutOfTime from failure
                     raise failure from error
             else:
@@ -174,9 +174,9 @@ class Transport:
                 known = problem.code if "problem+json" in response.headers.get("content-type", "") else None
                 if response.status not in _RETRIED_STATUSES or known not in _RETRIED_CODES:
                     raise problem
-                delay_s = max(delay_s, _retry_after(response.headers))
+                delay_s = min(max(delay_s, _retry_after(response.headers)), budget.left())
                 if not budget.allows(delay_s, answered=self._answered):
-                    if budget.is_spent(delay_s):
+                    if budget.is_spent():
                         raise OutOfTime from problem
                     raise problem
             time.sleep(delay_s)
@@ -287,16 +287,16 @@ class _Budget:
         """Never nothing: a try that can't wait says no more than that."""
         return max(_TRY_SECONDS_MIN, self._within_s - (time.monotonic() - self._started))
 
-    def is_spent(self, delay_s: float) -> bool:
-        """Whether nothing is left of the caller's time after `delay_s`."""
-        return time.monotonic() - self._started + delay_s >= self._within_s
+    def is_spent(self) -> bool:
+        """Whether nothing is left of the caller's time."""
+        return time.monotonic() - self._started >= self._within_s
 
     def allows(self, delay_s: float, *, answered: bool) -> bool:
         """Whether a try that failed just now may be repeated after `delay_s`."""
         now = time.monotonic()
         if self._failed is None:
             self._failed = now
-        if self.is_spent(delay_s):
+        if self.is_spent():
             return False
         since, limit_s = (self._failed, RETRY_SECONDS) if answered else (self._started, FIRST_CONTACT_SECONDS)
         return now - since + delay_s < limit_s

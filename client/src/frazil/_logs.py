@@ -65,13 +65,16 @@ class LogPrinter:
         self._printed = 0
         self._full = False
 
-    def print_new(self, job: Job, before_print: Callable[[], None]) -> None:
-        """Prints what is new; `before_print` is called first, if there is anything."""
+    def print_new(self, job: Job, before_print: Callable[[], None], *, within_s: float | None) -> None:
+        """Prints what is new; `before_print` is called first, if there is anything.
+
+        Raises `OutOfTime` when a page of lines takes longer than `within_s`.
+        """
         if self._full or job["logLines"] <= self._seen:
             return
         while not self._full:
             limit = min(PAGE_SIZE_MAX, PRINTED_LINES_MAX - self._printed + 1)
-            lines, cursor = self._client.logs_page(self._job_id, cursor=self._cursor, limit=limit)
+            lines, cursor = self._client.logs_page(self._job_id, cursor=self._cursor, limit=limit, within_s=within_s)
             if lines:
                 before_print()
             for line in lines:

@@ -75,22 +75,29 @@ class Watch:
         wait_s = WAIT_SHOWN_SECONDS if shown else WAIT_LOGS_SECONDS if self._printer else WAIT_SECONDS
         wait_s = min(wait_s, longest_s)
         asked_at = time.monotonic()
-        within_s = None
-        if self._deadline is not None:
-            left_s = self._deadline - asked_at
+        left_s = self._left()
+        if left_s is not None:
             if left_s <= 0:
                 raise self._timed_out()
-            wait_s, within_s = min(wait_s, left_s), left_s + LATE_SECONDS_MAX
+            wait_s = min(wait_s, left_s)
         # Asked for each change only once somebody sees it.
         revision = self.job["revision"] if shown and asked_at >= self._shown_from else None
         try:
-            self.job = self._client.wait(self.job["id"], timeout_s=wait_s, revision=revision, within_s=within_s)
+            self.job = self._client.wait(self.job["id"], timeout_s=wait_s, revision=revision, within_s=self._within())
         except OutOfTime as late:
             raise self._timed_out() from late.__cause__
         self.show()
         pause_s = SHOWN_INTERVAL_SECONDS - (time.monotonic() - asked_at)
         if revision is not None and not self.ended() and pause_s > 0:
             time.sleep(pause_s)
+
+    def _left(self) -> float | None:
+        return None if self._deadline is None else self._deadline - time.monotonic()
+
+    def _within(self) -> float | None:
+        """How long an answer may take that the server may hold back until the deadline."""
+        left_s = self._left()
+        return None if left_s is None else max(0.0, left_s) + LATE_SECONDS_MAX
 
     def _timed_out(self) -> AwaitTimeout:
         return AwaitTimeout(
@@ -100,7 +107,12 @@ class Watch:
 
     def show(self) -> None:
         if self._printer is not None:
-            self._printer.print_new(self.job, self._progress.clear)
+            try:
+                self._printer.print_new(self.job, self._progress.clear, within_s=self._within())
+            except OutOfTime as late:
+                # A result that is there is not kept back for what was printed.
+                if not self.ended():
+                    raise self._timed_out() from late.__cause__
         if not self.ended():
             self._progress.update(self.job)
 

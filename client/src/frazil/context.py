@@ -214,15 +214,16 @@ class ComputeContext:
         assert started is not None
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            left = _POLL_SECONDS if deadline is None else min(_POLL_SECONDS, deadline - time.monotonic())
-            late = AwaitTimeout(f"cluster {started.id} was not ready within {timeout or 0:g} s; it goes on starting")
-            if left <= 0:
-                raise late
+            left = _POLL_SECONDS if deadline is None else deadline - time.monotonic()
             within_s = None if deadline is None else left + LATE_SECONDS_MAX
             try:
-                cluster = started.client.wait_cluster(started.id, timeout_s=left, within_s=within_s)
-            except OutOfTime as unheard:
-                raise late from unheard.__cause__
+                if left <= 0:
+                    raise OutOfTime
+                cluster = started.client.wait_cluster(started.id, timeout_s=min(_POLL_SECONDS, left), within_s=within_s)
+            except OutOfTime as late:
+                raise AwaitTimeout(
+                    f"cluster {started.id} was not ready within {timeout or 0:g} s; it goes on starting"
+                ) from late.__cause__
             if cluster["status"] == "ready":
                 return
             if cluster["status"] in ("stopping", "terminated"):

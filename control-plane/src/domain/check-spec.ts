@@ -13,6 +13,13 @@ export function checkSpec(spec: JobSpec): void {
       "Distributed queries are not offered by this installation yet; leave out .distributed(), or use partition_by or spawn_many.",
     );
   }
+  const unfindable = Object.keys(spec.labels).find((name) => name.includes(":"));
+  if (unfindable !== undefined) {
+    throw new Problem(
+      "invalid_request",
+      `The label name "${unfindable}" has a colon in it. Jobs are looked for by name:value, so that none would find it.`,
+    );
+  }
   const credentials = CREDENTIAL_OPTIONS.find((name) => name in spec.output.options);
   if (credentials !== undefined) {
     throw new Problem(

@@ -9,7 +9,16 @@ import {
   takesWholeNode,
 } from "../domain/assign.ts";
 import { type Allowance, type Deps, type Leasable, type LeasedTask, type Progress, topics } from "./deps.ts";
-import { asLeasable, type LimitState, noteYielded, rivalId, rivalsInTurn, showLimited, tellRivals } from "./limits.ts";
+import {
+  asLeasable,
+  type LimitState,
+  noteYielded,
+  rivalId,
+  rivalsInTurn,
+  showLimited,
+  tellRivals,
+  YIELD_PATIENCE_MS,
+} from "./limits.ts";
 import { type ClusterLinks, hold, type LinkState, type Links, makeLinks } from "./links.ts";
 import { callBackEnded, givenRuns, recallLate } from "./recall.ts";
 import { messagesOf, runsOf } from "./run-batches.ts";
@@ -22,8 +31,6 @@ const LEASES_AT_ONCE = 4;
 const PROGRESS_KEPT_MAX = 500;
 /** While a node still has what was sent ahead, its slots are filled again no more often than this. */
 const WAKE_SOON_MS = 60;
-/** What was left to other clusters of the workspace's limit is taken after this, when they did not. */
-const YIELD_PATIENCE_MS = 100;
 
 export type DispatchDeps = Pick<Deps, "db" | "pool" | "changes" | "sealer" | "settings" | "log" | "templates">;
 
@@ -131,10 +138,11 @@ async function fill(state: DispatchState, clusterId: string): Promise<Filled> {
   const cluster = state.links.byCluster.get(clusterId);
   if (found.length === 0 || cluster === undefined) return { leasable: found.length, isShort: false };
   const own = found.map((job): LeasableJob => ({ ...job, taskMs: state.times.usualMs(job.jobId), elsewhere: false }));
-  const rivals = rivalsInTurn(state.limits, clusterId, allowance?.rivals ?? []);
+  const nowMs = performance.now();
+  const rivals = allowance?.rivals ?? [];
   const sharing = assign(
     freeNodes(state, cluster, own),
-    [...own, ...rivals.map(asLeasable)],
+    [...own, ...rivalsInTurn(state.limits, clusterId, rivals, nowMs).map(asLeasable)],
     loadOf(cluster, max, allowance),
   );
   const leased = await leaseAll(state, {
@@ -144,7 +152,7 @@ async function fill(state: DispatchState, clusterId: string): Promise<Filled> {
     isLimited: max !== null,
   });
   for (const nodeId of sharing.reserved) hastenEmptiness(state, nodeId);
-  noteYielded(state.limits, clusterId, { hasTaken: leased > 0, yieldedTo: sharing.yieldedTo, rivals });
+  noteYielded(state.limits, clusterId, { hasTaken: leased > 0, yieldedTo: sharing.yieldedTo, rivals, nowMs });
   if (sharing.yieldedTo.length > 0) {
     tellRivals(deps, state.limits, rivals);
     lookIn(state, clusterId, YIELD_PATIENCE_MS);

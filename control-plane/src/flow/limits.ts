@@ -4,6 +4,8 @@ import { type Allowance, type Deps, topics } from "./deps.ts";
 /** Other clusters of a workspace are told at most this often that there is something left for them of its limit. */
 const YIELD_EVERY_MS = 20;
 const YIELDED_KEPT_MAX = 1_000;
+/** What was left to another cluster is kept for it so long, and is taken after that if it did not come for it. */
+export const YIELD_PATIENCE_MS = 100;
 
 type LimitDeps = Pick<Deps, "db" | "pool" | "changes">;
 
@@ -12,8 +14,14 @@ export interface LimitState {
   /** Clusters whose jobs waited, at the last look, for that limit alone: those jobs. */
   readonly limited: Map<string, ReadonlySet<string>>;
   readonly yieldedAtMs: Map<string, number>;
-  /** By cluster: to whom it left something since it last took something itself, and how many tasks they had taken by then. */
-  readonly yieldedTo: Map<string, ReadonlyMap<string, number>>;
+  /** By cluster: to whom it left something that they have not taken yet. */
+  readonly yieldedTo: Map<string, ReadonlyMap<string, Yielded>>;
+}
+
+interface Yielded {
+  /** Tasks that they had taken by then. */
+  readonly taken: number;
+  readonly atMs: number;
 }
 
 type Rival = Allowance["rivals"][number];
@@ -21,12 +29,15 @@ type Rival = Allowance["rivals"][number];
 export const rivalId = ({ clusterId, user, priority }: Rival) => `${clusterId} ${user} ${priority}`;
 
 /**
- * Those to whom something of the limit may be left. Not who took nothing of what was left last: it may be unable to (its nodes are taken), or leave it to
- * this cluster in turn, and then nobody would take it.
+ * Those to whom something of the limit may be left. Not who has taken nothing of what was left for a while: it may be unable to (its nodes are taken), or
+ * leave it to this cluster in turn, and then nobody would take it.
  */
-export function rivalsInTurn(state: LimitState, clusterId: string, rivals: readonly Rival[]): Rival[] {
+export function rivalsInTurn(state: LimitState, clusterId: string, rivals: readonly Rival[], nowMs: number): Rival[] {
   const before = state.yieldedTo.get(clusterId);
-  return rivals.filter((rival) => before?.get(rivalId(rival)) !== rival.taken);
+  return rivals.filter((rival) => {
+    const left = before?.get(rivalId(rival));
+    return left === undefined || left.taken !== rival.taken || nowMs - left.atMs < YIELD_PATIENCE_MS;
+  });
 }
 
 /** What waits in another cluster takes its turn here too: one task at a look, which is left to it. */
@@ -44,17 +55,21 @@ export function asLeasable(rival: Rival): LeasableJob {
   };
 }
 
-/** A cluster took something of the limit itself, or left some to others. */
+/** What a look left to others. Once this cluster has taken what somebody did not come for, that one gets another chance. */
 export function noteYielded(
   state: LimitState,
   clusterId: string,
-  { hasTaken, yieldedTo, rivals }: { hasTaken: boolean; yieldedTo: readonly string[]; rivals: readonly Rival[] },
+  look: { hasTaken: boolean; yieldedTo: readonly string[]; rivals: readonly Rival[]; nowMs: number },
 ): void {
-  const before = hasTaken ? [] : (state.yieldedTo.get(clusterId) ?? []);
-  const now = new Map([
-    ...before,
-    ...rivals.map((rival) => [rivalId(rival), rival.taken] as const).filter(([id]) => yieldedTo.includes(id)),
-  ]);
+  const before = state.yieldedTo.get(clusterId);
+  const now = new Map<string, Yielded>();
+  for (const rival of look.rivals) {
+    const id = rivalId(rival);
+    const left = before?.get(id);
+    if (left !== undefined && left.taken === rival.taken) {
+      if (!look.hasTaken || look.nowMs - left.atMs < YIELD_PATIENCE_MS) now.set(id, left);
+    } else if (look.yieldedTo.includes(id)) now.set(id, { taken: rival.taken, atMs: look.nowMs });
+  }
   if (now.size === 0) state.yieldedTo.delete(clusterId);
   else state.yieldedTo.set(clusterId, now);
 }

@@ -39,6 +39,8 @@ async function lightCluster(
   size: number,
   over: Pick<LightNodeOptions, "taskMs"> & {
     readonly api?: Api;
+    /** All nodes are connected to this one. */
+    readonly plane?: TestControlPlane;
     readonly onChange?: (what: string, task: HeldTask, nodeId: string) => void;
   },
 ) {
@@ -46,7 +48,7 @@ async function lightCluster(
   const nodes: LightNode[] = [];
   for (const [at, node] of warm.nodes.entries()) {
     await node.disconnect();
-    const { address } = at % 2 === 0 ? first : second;
+    const { address } = over.plane ?? (at % 2 === 0 ? first : second);
     const { taskMs } = over;
     const onChange = (what: string, task: HeldTask) => over.onChange?.(what, task, node.id);
     const { id: nodeId, token: nodeToken } = node;
@@ -211,6 +213,32 @@ describe("the limit of a workspace", () => {
     }
     await waitUntil("all of the limit is used", () => running() === 3);
     for (const job of jobs) await owner.post(`/v1/jobs/${job}/cancel`);
+  });
+
+  it("is shared with a cluster whose control plane hears of what is free only after a while", async () => {
+    await setLimit(5);
+    const taskMs = () => UNTIL_ENDED;
+    const anns = await lightCluster(8, 1, { taskMs, api: owner, plane: first });
+    const bobs = await lightCluster(8, 1, { taskMs, api: owner, plane: second });
+    const jobs = [await submitFrames(owner, anns.clusterId, 200)];
+    await waitUntil("Ann has all of it", () => begunOf(anns.nodes) === 5);
+    jobs.push(await submitFrames(guest, bobs.clusterId, 200));
+    const nodes = [...anns.nodes, ...bobs.nodes];
+    const running = () => nodes.reduce((sum, node) => sum + node.held.size, 0);
+    const ROUNDS = 8;
+    const SHORTLY_MS = 8;
+    for (let round = 0; round < ROUNDS; round++) {
+      // All that runs ends, one shortly after the other: the nearest cluster looks again at each of them.
+      for (const node of nodes) {
+        for (let left = node.held.size; left > 0; left--) {
+          node.endOldest();
+          await new Promise((resolve) => setTimeout(resolve, SHORTLY_MS));
+        }
+      }
+      await waitUntil("all of the limit is used", () => running() === 5);
+    }
+    expect(begunOf(bobs.nodes)).toBeGreaterThanOrEqual(ROUNDS);
+    for (const { id } of jobs) await owner.post(`/v1/jobs/${id}/cancel`);
   });
 
   it("is not kept for a cluster that has no node for what waits there", async () => {

@@ -26,7 +26,8 @@ const untilStopping = (nodeId: string) =>
     return rows[0]?.status === "stopping";
   });
 
-const WAITING = "SELECT pid FROM pg_locks WHERE NOT granted";
+const WAITING =
+  "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted AND pg_stat_activity.datname = current_database()";
 
 /** Does what another process does in a transaction of its own, and whatever happens before that is committed. */
 async function within(statement: string, values: readonly unknown[], meanwhile: () => Promise<unknown>): Promise<void> {

@@ -16,7 +16,7 @@ import polars as pl
 from frazil_engine import memory_sources, pieces
 from frazil_engine.arenas import Arena
 from frazil_engine.carriers import columns
-from frazil_engine.errors import Failure, secret_values
+from frazil_engine.errors import Failure, describe_error, secret_values
 from frazil_engine.grafts import Draft
 from frazil_engine.key_columns import decode_schema, decode_token, from_physical
 from frazil_engine.keyed_plans import KEY_PREFIX, KeyedPlan, KeyedSource, analyse, reading_limit, reading_predicate
@@ -153,7 +153,9 @@ def read_whole(plan: KeyedPlan, source: KeyedSource, bytes_max: int) -> pl.DataF
     rows_max = reading_limit(plan, source)
     try:
         return read_up_to(frame if rows_max is None else frame.head(rows_max), bytes_max)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, (SystemExit, KeyboardInterrupt)) or describe_error(error)[1]:
+            raise
         # What fails next did not fail because of this.
         last_exception.forget()
         return None

@@ -182,13 +182,14 @@ def set_seeds(seed: int | None, has_python: bool) -> None:
         return
     random.seed(seed)
     pl.set_random_seed(seed)
-    if has_python:
-        # The functions of a plan are loaded later, and import it then: it would begin unseeded.
-        with contextlib.suppress(ImportError):
+    # What is wrong with a NumPy that the query may not even use is not for the seed to say.
+    with contextlib.suppress(Exception):
+        if has_python:
+            # The functions of a plan are loaded later, and import it then: it would begin unseeded.
             importlib.import_module("numpy")
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed(seed % 2**32)
+        numpy = sys.modules.get("numpy")
+        if numpy is not None:
+            numpy.random.seed(seed % 2**32)
 
 
 def unset_seeds() -> None:
