@@ -8,6 +8,8 @@ const BUNDLES = {
   pc: "cli/src/main.ts",
   "control-plane": "control-plane/src/main.ts",
   runner: "runner/agent/src/main.ts",
+  // Run by the runner's guard.
+  "end-orphans": "runner/agent/src/end-orphans-main.ts",
 };
 const OUTPUT_DIR = join(ROOT, "dist");
 /** What the programs read at run time, and where it lies beside the bundles. */
@@ -35,7 +37,7 @@ const BANNER = [
   'process.env.FRAZIL_ENGINE_DIR ??= __fileURLToPath(new URL("./engine", import.meta.url));',
 ].join(" ");
 
-/** Bundles the three programs into dist/. The old files are replaced only when all of the new ones are there. */
+/** Bundles the programs into dist/. The old files are replaced only when all of the new ones are there. */
 export async function buildBundles(env) {
   const inputs = [...Object.values(BUNDLES), ...COMPANIONS.map(({ from }) => from)];
   const missing = inputs.filter((file) => !existsSync(join(ROOT, file)));

@@ -46,7 +46,7 @@ const PRISMA_MIGRATIONS = `
 
 /**
  * Applies the migrations that the database does not have yet, each in a transaction of its own, and returns their names.
- * Needs no network but the database's. Throws when an applied migration was edited afterwards.
+ * Needs no network but the database's. Throws when an applied migration was edited afterwards, or is not known here.
  */
 export async function applyMigrations(connectionString: string): Promise<string[]> {
   const client = new pg.Client({ connectionString, application_name: "frazil-migrations" });
@@ -59,7 +59,13 @@ export async function applyMigrations(connectionString: string): Promise<string[
     );
     const applied = new Map(rows.map((row) => [row.migration_name, row.checksum]));
     const names: string[] = [];
-    for (const migration of readMigrations()) {
+    const migrations = readMigrations();
+    const newer = [...applied.keys()].find((name) => !migrations.some((migration) => migration.name === name));
+    if (newer !== undefined)
+      throw new Error(
+        `the database was upgraded by a newer release (${newer}); run that one, or restore an older backup`,
+      );
+    for (const migration of migrations) {
       const checksum = applied.get(migration.name);
       if (checksum === migration.checksum) continue;
       if (checksum !== undefined) throw new Error(`migration ${migration.name} was changed after it was applied`);

@@ -136,6 +136,11 @@ describe("migrations", () => {
     await expect(applyMigrations(database.url)).rejects.toThrow("migration 0001_init was changed after it was applied");
   });
 
+  it("of a newer release are none that an older one goes on with", async () => {
+    rmSync(join(copyHistory(), "0009_stopping_nodes"), { recursive: true });
+    await expect(applyMigrations(database.url)).rejects.toThrow(/upgraded by a newer release \(0009_stopping_nodes\)/);
+  });
+
   it("that fail leave nothing of themselves, and can be put right", () =>
     withEmptyDatabase(async (url) => {
       const file = join(copyHistory(), "0001_init", "migration.sql");

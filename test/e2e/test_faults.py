@@ -48,6 +48,37 @@ def test_a_killed_process_is_hidden_from_the_user(tmp_path: Path, victim: str) -
     assert len(list(folder.iterdir())) == 2
 
 
+def test_what_a_query_started_ends_with_the_agent_that_was_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    marks = str(folder)
+
+    def start(value: int) -> int:
+        import subprocess
+
+        child = subprocess.Popen(["sleep", "3600"], start_new_session=True)
+        with open(f"{marks}/{child.pid} {os.getppid()}", "w"):
+            pass
+        time.sleep(3_600)
+        return value
+
+    query = pl.LazyFrame({"a": [1]}).select(pl.col("a").map_elements(start, return_dtype=pl.Int64))
+    in_progress = query.remote(CONTEXT, n_retries=0).execute()
+    wait_until("it runs", lambda: any(folder.iterdir()))
+    child, agent = (int(pid) for pid in next(folder.iterdir()).name.split())
+    os.kill(agent, signal.SIGKILL)
+    wait_until("what it started has ended", lambda: not is_alive(child))
+    with pytest.raises(pc.FrazilError):
+        in_progress.await_result(timeout=DEADLINE_SECONDS)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_a_query_that_takes_too_much_memory_fails_alone_and_says_so() -> None:
     def hog(value: int) -> int:
         return value + len(bytearray(3 * 1024**3))
@@ -84,12 +115,6 @@ def test_cancel_ends_a_running_engine(tmp_path: Path) -> None:
     wait_until("it runs", lambda: any(folder.iterdir()))
     engine = int(next(folder.iterdir()).name.split()[0])
     in_progress.cancel()
-    wait_until(
-        "its engine has ended",
-        lambda: (
-            not Path(f"/proc/{engine}").exists()
-            or "Z" in Path(f"/proc/{engine}/stat").read_text().rsplit(")", 1)[1][:3]
-        ),
-    )
+    wait_until("its engine has ended", lambda: not is_alive(engine))
     with pytest.raises(pc.QueryCancelled):
         in_progress.await_result()

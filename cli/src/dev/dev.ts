@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { userInfo } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -302,12 +302,16 @@ function spawnControlPlane(home: string, env: Record<string, string>): ChildProc
     new URL(bundled ? "./control-plane.mjs" : "../../../control-plane/src/main.ts", import.meta.url),
   );
   const log = openSync(join(home, "control-plane.log"), "a", 0o600);
-  // Its own process group: Ctrl-C reaches this process alone, which ends the others in order.
-  return spawn(process.execPath, [...PLANE_NODE_FLAGS, entry], {
-    env: { ...process.env, ...env },
-    stdio: ["ignore", log, log, "ipc"],
-    detached: true,
-  });
+  try {
+    // Its own process group: Ctrl-C reaches this process alone, which ends the others in order.
+    return spawn(process.execPath, [...PLANE_NODE_FLAGS, entry], {
+      env: { ...process.env, ...env },
+      stdio: ["ignore", log, log, "ipc"],
+      detached: true,
+    });
+  } finally {
+    closeSync(log);
+  }
 }
 
 function lastLines(path: string): string {

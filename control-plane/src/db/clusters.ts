@@ -29,6 +29,8 @@ export interface NodeRow {
   readonly created_at: Date;
   /** Seconds since the node was last heard of (or made), by the database's clock. */
   readonly silent_seconds: number;
+  /** Since it was told to drain. */
+  readonly stopping_seconds: number;
 }
 
 export interface NewCluster {
@@ -229,7 +231,8 @@ export async function insertNodes(sql: Sql, cluster: ClusterRow, nodes: readonly
 }
 
 const NODE_COLUMNS = `id, cluster_id, workspace_id, status, handle, created_at,
-  extract(epoch FROM now() - coalesce(seen_at, created_at))::float8 AS silent_seconds`;
+  extract(epoch FROM now() - coalesce(seen_at, created_at))::float8 AS silent_seconds,
+  coalesce(extract(epoch FROM now() - stopping_at), 0)::float8 AS stopping_seconds`;
 
 /** Nodes of a cluster that are not terminated. */
 export async function listNodes(sql: Sql, clusterId: string): Promise<NodeRow[]> {
@@ -251,7 +254,7 @@ export async function setNodeHandle(sql: Sql, nodeId: string, handle: unknown): 
 export async function moveNode(sql: Sql, nodeId: string, event: NodeEvent): Promise<boolean> {
   const rows = await sql.query({
     text: `WITH moved AS (UPDATE nodes SET status = $2, revision = revision + 1, finished_at = CASE WHEN $2 = 'terminated' THEN now() END,
-          node_token_hash = CASE WHEN $2 = 'terminated' THEN NULL ELSE node_token_hash END, join_token_hash = CASE WHEN $2 = 'terminated' THEN NULL ELSE join_token_hash END
+          stopping_at = CASE WHEN $2 = 'stopping' THEN now() ELSE stopping_at END, node_token_hash = CASE WHEN $2 = 'terminated' THEN NULL ELSE node_token_hash END, join_token_hash = CASE WHEN $2 = 'terminated' THEN NULL ELSE join_token_hash END
         WHERE id = $1 AND status = ANY($3) RETURNING *),
       event AS (INSERT INTO events (workspace_id, cluster_id, node_id, event) SELECT workspace_id, cluster_id, id, $4 FROM moved)
       SELECT 1 FROM moved`,

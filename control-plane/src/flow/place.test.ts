@@ -1,8 +1,12 @@
 import { describe, expect, it } from "vitest";
 import { judgeNode } from "./place.ts";
 
-const judge = (status: Parameters<typeof judgeNode>[0]["status"], silent_seconds: number, alive: boolean) =>
-  judgeNode({ status, silent_seconds }, alive);
+const judge = (
+  status: Parameters<typeof judgeNode>[0]["status"],
+  silent_seconds: number,
+  alive: boolean,
+  leaseTtlMs = 15_000,
+) => judgeNode({ status, silent_seconds }, alive, leaseTtlMs);
 
 describe("the judgement on a node", () => {
   it("waits a little for a machine that was ordered, and calls one gone that never came to be", () => {
@@ -19,6 +23,11 @@ describe("the judgement on a node", () => {
     expect(judge("ready", 0, true)).toBe("serves");
     expect(judge("ready", 29, true)).toBe("serves");
     expect(judge("ready", 31, true)).toBe("end");
+  });
+
+  it("waits for as long as two leases, where those last longer", () => {
+    expect(judge("ready", 399, true, 200_000)).toBe("serves");
+    expect(judge("ready", 401, true, 200_000)).toBe("end");
   });
 
   it("takes the cloud's word that a machine is gone, whatever we thought of it", () => {

@@ -10,7 +10,7 @@ import { cloudOf } from "./submit.ts";
 const NODE_BOOT_SECONDS_MAX = 120;
 /** The order of a node was written, but no machine is there: the process that was to make it died in between. */
 const NODE_ORDER_SECONDS_MAX = 10;
-/** A node that was not heard of for so long is lost. Its leases ran out before. */
+/** A node that was not heard of for so long is lost; where leases last longer, for two of them. Its leases ran out before. */
 const NODE_SILENT_SECONDS_MAX = 30;
 /** After so many times its size of nodes without the end of a job, a cluster is given up: its nodes don't stay up. */
 const REPLACEMENTS_MAX = 20;
@@ -90,7 +90,7 @@ async function settleNodes(deps: Deps, cluster: ClusterRow): Promise<NodeRow[]> 
   const heardForSeconds = deps.changes.healthyForMs() / 1_000;
   for (const node of nodes) {
     const silent_seconds = Math.min(node.silent_seconds, heardForSeconds);
-    const verdict = judgeNode({ ...node, silent_seconds }, alive.has(node.id));
+    const verdict = judgeNode({ ...node, silent_seconds }, alive.has(node.id), deps.settings.leaseTtlMs);
     if (verdict === "serves") serving.push(node);
     else await giveUpNode(deps, node, cloud, verdict);
   }
@@ -98,10 +98,15 @@ async function settleNodes(deps: Deps, cluster: ClusterRow): Promise<NodeRow[]> 
 }
 
 /** Pure: what is to be done with a node. */
-export function judgeNode(node: Pick<NodeRow, "status" | "silent_seconds">, alive: boolean): "serves" | "gone" | "end" {
+export function judgeNode(
+  node: Pick<NodeRow, "status" | "silent_seconds">,
+  alive: boolean,
+  leaseTtlMs: number,
+): "serves" | "gone" | "end" {
   if (!alive) return node.status === "requested" && node.silent_seconds < NODE_ORDER_SECONDS_MAX ? "serves" : "gone";
   if (node.status === "requested") return node.silent_seconds < NODE_BOOT_SECONDS_MAX ? "serves" : "end";
-  return node.status === "ready" && node.silent_seconds < NODE_SILENT_SECONDS_MAX ? "serves" : "end";
+  const silentSecondsMax = Math.max(NODE_SILENT_SECONDS_MAX, (2 * leaseTtlMs) / 1_000);
+  return node.status === "ready" && node.silent_seconds < silentSecondsMax ? "serves" : "end";
 }
 
 async function giveUpNode(
@@ -199,7 +204,7 @@ export async function tearDown(deps: Deps, clusterId: string): Promise<void> {
   const alive = await cloud.listAlive(nodes.map(asMachine));
   for (const node of nodes) {
     if (alive.has(node.id)) {
-      await cloud.destroyNode(asMachine(node), node.silent_seconds > DRAIN_SECONDS_MAX ? "force" : "drain");
+      await cloud.destroyNode(asMachine(node), node.stopping_seconds > DRAIN_SECONDS_MAX ? "force" : "drain");
       await deps.db.clusters.moveNode(deps.pool, node.id, "stop");
     } else {
       await requeueHeld(deps, node.id);

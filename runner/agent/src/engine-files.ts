@@ -1,5 +1,6 @@
 import { chmod, chown, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { removeTree } from "@frazil/contracts/remove-tree";
 import { z } from "zod";
 import { parseJson } from "./json.ts";
 import { readProcess } from "./process-list.ts";
@@ -38,7 +39,7 @@ export async function recordEngine(nodeDir: string, root: TreeRoot): Promise<voi
 }
 
 export async function removeEngineFiles(nodeDir: string, mark: string): Promise<void> {
-  await rm(tempDirOf(nodeDir, mark), { recursive: true, force: true, maxRetries: 3 });
+  await removeTree(tempDirOf(nodeDir, mark));
   await rm(recordOf(nodeDir, mark), { force: true });
 }
 
@@ -52,7 +53,8 @@ export async function endOrphans(nodeDir: string): Promise<number> {
     if (record !== undefined && isRunning(record.agent)) continue;
     orphans += 1;
     if (record !== undefined) await waitUntilGone({ ...record.engine, mark: record.mark, known: new Map() });
-    await removeEngineFiles(nodeDir, name.replace(/\.json$/, ""));
+    // What can't be removed stays until the node is; it must not keep the others, or a next agent, from going on.
+    await removeEngineFiles(nodeDir, name.replace(/\.json$/, "")).catch(() => undefined);
   }
   return orphans;
 }

@@ -9,6 +9,9 @@ import { engineVariables } from "./engine-variables.ts";
 /** What an engine that does not start may say in the error. */
 const START_OUTPUT_CHARS_MAX = 4_000;
 
+/** Why a program can't be started at all. Whatever else it is (no process or memory to be had, an environment that was just removed) may pass. */
+const LASTING = new Set(["EACCES", "ENOEXEC", "EPERM"]);
+
 export class EngineStartError extends Error {
   /** It could not even be started, or ended by itself with an error: it will do so again. */
   readonly permanent: boolean;
@@ -62,8 +65,9 @@ export async function startEngine(
     startup.stop();
     await removeEngineFiles(config.nodeDir, mark);
     const reason = (error as Error).message;
+    const isLasting = LASTING.has((error as NodeJS.ErrnoException).code ?? "");
     const access = owner === undefined ? "" : ` User ${owner.uid} must be able to reach ${tempDir} and ${python}.`;
-    throw new EngineStartError(`The engine could not be started: ${reason}.${access}`, true);
+    throw new EngineStartError(`The engine could not be started: ${reason}.${access}`, isLasting);
   }
 }
 

@@ -20,6 +20,7 @@ const ENGINE_RUNS_MAX = 50_000;
 const PRISTINE_MAX = 2;
 const SWEEP_INTERVAL_MS = 5_000;
 const CLOSE_POLL_MS = 5;
+const CLOSE_WITHIN_MS = 10_000;
 const GROWN_RATIO = 1.1;
 const MIB = 1024 * 1024;
 
@@ -110,8 +111,9 @@ export function createEngines(deps: EnginesDeps): Engines {
     async close() {
       clearInterval(sweep);
       killAll();
-      while (state.engines.size > 0 || state.pending.size > 0) {
-        await Promise.all(state.pending);
+      const deadlineAt = performance.now() + CLOSE_WITHIN_MS;
+      // A process that hangs in the system can't be ended by anybody; it must not keep the node.
+      while ((state.engines.size > 0 || state.pending.size > 0) && performance.now() < deadlineAt) {
         await new Promise((resolve) => setTimeout(resolve, CLOSE_POLL_MS));
       }
     },

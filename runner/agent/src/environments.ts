@@ -240,9 +240,9 @@ async function step(spec: EnvironmentSpec, uv: string, args: readonly string[]):
   );
 }
 
-/** The network's fault rather than the requirements'. */
+/** The network's fault or the machine's, rather than the requirements'. */
 export function isPassing(output: string): boolean {
-  return /error sending request|failed to fetch|connection (?:reset|refused)|timed? ?out|dns error|temporary failure|status server error|No space left/i.test(
+  return /error sending request|failed to fetch|connection (?:reset|refused)|timed? ?out|dns error|temporary failure|status server error|No space left|EAGAIN|ENOMEM|EMFILE|ENFILE|ended by SIGKILL/i.test(
     output,
   );
 }

@@ -1,7 +1,10 @@
 import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 
-const END_ORPHANS_MAIN = fileURLToPath(new URL("./end-orphans-main.ts", import.meta.url));
+const IS_BUNDLED = import.meta.url.endsWith(".mjs");
+const END_ORPHANS_MAIN = fileURLToPath(
+  new URL(IS_BUNDLED ? "./end-orphans.mjs" : "./end-orphans-main.ts", import.meta.url),
+);
 
 export interface Guard {
   /** The agent has ended its engines by itself. */

@@ -89,6 +89,17 @@ test("an outcome takes the place of the staging that was not answered", () => {
   expect(sent.map((message) => message.type)).toEqual(["staged", "finished", "finished"]);
 });
 
+test("an answer to the staging that comes again does not settle the outcome that took its place", () => {
+  outbox.staged({ type: "staged", taskId: "task_1", attempt: 1, manifest: {} });
+  outbox.settle({ taskId: "task_1", attempt: 1 }, "staged");
+  expect(outbox.size()).toBe(0);
+  outbox.finished(finished("task_1"));
+  outbox.settle({ taskId: "task_1", attempt: 1 }, "staged");
+  expect(outbox.size()).toBe(1);
+  outbox.settle({ taskId: "task_1", attempt: 1 });
+  expect(outbox.size()).toBe(0);
+});
+
 test("starts are told a moment later, together, in messages of bounded size, and not of what is over by then", async () => {
   for (let at = 0; at < 1_000; at += 1) outbox.started([{ taskId: `task_${at}`, attempt: 1 }]);
   await vi.advanceTimersByTimeAsync(10);

@@ -31,8 +31,8 @@ export interface Outbox {
   finished(message: FinishedMessage): void;
   /** The attempt's outcome was refused: this goes out in its place. */
   replace(message: FinishedMessage): void;
-  /** The control plane has answered for this attempt. */
-  settle(ref: AttemptRef): void;
+  /** The control plane has answered for this attempt; for what was staged only, where that is said: not for the outcome that may have taken its place. */
+  settle(ref: AttemptRef, only?: "staged"): void;
   /** A hint for those who watch, told after a moment: not of attempts that are over by then. */
   started(refs: readonly AttemptRef[]): void;
   /** A new connection is up: everything unanswered goes out again. */
@@ -124,10 +124,10 @@ export function createOutbox(deps: OutboxDeps, found: readonly FinishedMessage[]
       if (before !== undefined) entry.saved = before.then(() => keepOnDisk(key, message));
       send(entry);
     },
-    settle(ref) {
+    settle(ref, only) {
       const key = attemptKey(ref);
       const entry = entries.get(key);
-      if (entry === undefined) return;
+      if (entry === undefined || (only !== undefined && entry.message.type !== only)) return;
       entries.delete(key);
       if (entry.saved !== undefined) void entry.saved.then(() => deps.spool.remove(key)).catch(() => {});
     },

@@ -70,7 +70,7 @@ async function prewarmLastUsed(node: Node): Promise<void> {
 }
 
 function onPublish(node: Node, ref: AttemptRef): void {
-  node.runDeps.outbox.settle(ref);
+  node.runDeps.outbox.settle(ref, "staged");
   const held = node.held.get(attemptKey(ref));
   if (held !== undefined) publish(held.run, held.task);
 }

@@ -9,16 +9,17 @@ interface Differing {
   readonly planKind: Run["planKind"];
   readonly hasPython: boolean;
   readonly destination: string;
+  readonly plan: string | null;
 }
 
 /** What the functions look at of a waiting run of one query. */
 function waiting(taskId: string, over: Partial<Differing> = {}): ActiveRun {
-  const { jobId = "job_1", planKind = "dsl", hasPython = false, destination = null } = over;
+  const { jobId = "job_1", planKind = "dsl", hasPython = false, destination = null, plan = "small" } = over;
   const ref = { taskId, attempt: 1, frame: 0, keyToken: null, keyPath: null };
   const task: TaskState = { ref, status: "open", heard: false, logOpen: true };
   return {
     template: { jobId, hasPython, output: { destination } },
-    leased: [{ kind: "query", planKind, tasks: [ref], publish: null }],
+    leased: [{ kind: "query", planKind, plan, tasks: [ref], publish: null }],
     ready: true,
     tasks: new Map([[taskId, task]]),
   } as unknown as ActiveRun;
@@ -56,6 +57,7 @@ describe("queries that go to an engine together", () => {
     ["that take long", {}, 1_000],
     ["with Python", { hasPython: true }, 1],
     ["with a destination", { destination: "/d" }, 1],
+    ["whose plans are too large for a lease", { plan: null }, 1],
   ])("are never those %s", (_, over, usualMs) => {
     const runs = [waiting("a", over), waiting("b", over)];
     expect(idsOf(chooseTogether(runs[0] as ActiveRun, runs, usualMs, 1))).toEqual(["a"]);

@@ -34,7 +34,15 @@ function isAlike(run: ActiveRun, first: ActiveRun): boolean {
 function canShare(run: ActiveRun): boolean {
   const { template, leased } = run;
   if (template.hasPython || template.output.destination !== null) return false;
-  return leased.length === 1 && leased[0].kind === "query" && leased[0].publish === null && run.tasks.size === 1;
+  const [first] = leased;
+  // A plan that came with its lease is small: many of them fit in memory, and into a message.
+  return (
+    leased.length === 1 &&
+    first.kind === "query" &&
+    first.publish === null &&
+    first.plan !== null &&
+    run.tasks.size === 1
+  );
 }
 
 /** One run of several that wait, the first of which sets the terms. */

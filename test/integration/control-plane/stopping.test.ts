@@ -59,6 +59,21 @@ describe("a node that stops with its cluster", () => {
   });
 });
 
+describe("a node that was told to drain", () => {
+  it("is ended by force when that takes too long, though it speaks on", async () => {
+    const warm = await test.warmCluster();
+    await stop(warm.clusterId);
+    await untilStopping(warm.node.id);
+    const urgencies = () => test.cloud.destroyed.flatMap((one) => (one.nodeId === warm.node.id ? [one.urgency] : []));
+    expect(await warm.node.beat([])).toEqual([]);
+    expect(urgencies()).not.toContain("force");
+    await test.sql("UPDATE nodes SET stopping_at = now() - interval '61 s' WHERE id = $1", [warm.node.id]);
+    test.hurry("stop", warm.clusterId);
+    await waitUntil("it is ended by force", () => urgencies().includes("force"));
+    test.cloud.lose(warm.node.id);
+  });
+});
+
 describe("a job that is publishing while its cluster is stopped", () => {
   it("has succeeded, without a word of the cluster, when that went well", async () => {
     const warm = await test.warmCluster();

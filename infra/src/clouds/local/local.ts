@@ -1,12 +1,15 @@
 import { spawn } from "node:child_process";
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ClusterShape } from "@frazil/contracts";
+import { removeTree } from "@frazil/contracts/remove-tree";
 import type { Cloud, NodeHandle, NodeOrder } from "../../cloud.ts";
 
 /** How long a node may drain when the control plane ends, before it is killed. */
 const CLOSE_DRAIN_MS = 1_500;
 const CLOSE_POLL_MS = 20;
+/** How long the files of a node whose agent died stay for what ends its engines. */
+const ORPHANS_WITHIN_MS = 3_000;
 
 export interface LocalCloudOptions {
   /** Directory under which each node has its own. */
@@ -39,10 +42,26 @@ export function openLocalCloud(options: LocalCloudOptions): Cloud {
       const identity = identityOf(options.nodesDir, node);
       if (identity !== undefined && isRunning(identity))
         process.kill(identity.pid, urgency === "force" ? "SIGKILL" : "SIGTERM");
-      else rmSync(join(options.nodesDir, node.nodeId), { recursive: true, force: true });
+      else await removeNode(join(options.nodesDir, node.nodeId));
     },
     close: () => endAll(options.nodesDir),
   };
+}
+
+/** The machine is gone, whatever its files say: those that can't be removed stay. */
+async function removeNode(dir: string): Promise<void> {
+  // When an agent dies, its guard ends what it left, which is recorded there.
+  const deadline = Date.now() + ORPHANS_WITHIN_MS;
+  while (hasEngines(dir) && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, CLOSE_POLL_MS));
+  await removeTree(dir).catch(() => undefined);
+}
+
+function hasEngines(dir: string): boolean {
+  try {
+    return readdirSync(join(dir, "engines")).length > 0;
+  } catch {
+    return false;
+  }
 }
 
 function refuse(shape: ClusterShape, nodesMax: number): string | undefined {
