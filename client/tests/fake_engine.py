@@ -60,7 +60,8 @@ def output_file(output: dict[str, Any], results: Path, task_id: str, parts: list
         scheme, found, rest = output["destination"].partition("://")
         # An object store is a folder here.
         root = results.parent / "objects" / scheme / rest if found else Path(output["destination"])
-        path = root if root.suffix == f".{extension}" else root.joinpath(*parts) / f"part-0.{extension}"
+        is_file = output["destination"].endswith(f".{extension}")
+        path = root if is_file else root.joinpath(*parts) / f"part-0.{extension}"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -179,6 +179,14 @@ def test_only_lazyframes_are_queries() -> None:
         ("/abs/x.parquet", "/abs/x.parquet"),
         ("/abs/../x", "/x"),
         ("file:///a%20b", "/a b"),
+        ("file:///a#b?c", "/a#b?c"),
+        ("file:///a%23b", "/a#b"),
+        ("file:/a/b", "/a/b"),
+        ("file://localhost/a", "/a"),
+        ("file:///a/b.parquet/", "/a/b.parquet/"),
+        ("/abs/x.parquet/", "/abs/x.parquet/"),
+        ("/abs//x/../", "/abs/"),
+        ("/", "/"),
         (Path("/abs"), "/abs"),
     ],
 )
@@ -189,8 +197,13 @@ def test_destinations(given: Any, expected: str | None) -> None:
 def test_destinations_below_home_and_here(tmp_path: Path) -> None:
     assert destination_text("~/x") == str(tmp_path / "home" / "x")
     assert destination_text("x/y.csv") == str(tmp_path / "x" / "y.csv")
-    with pytest.raises(UnsupportedArgument, match="empty"):
-        destination_text("")
+    assert destination_text("x/y.csv/") == f"{tmp_path}/x/y.csv/"
+    assert destination_text("file:x") == str(tmp_path / "file:x")
+    for empty in ("", "file://", "file://localhost"):
+        with pytest.raises(UnsupportedArgument, match="empty"):
+            destination_text(empty)
+    with pytest.raises(UnsupportedArgument, match="names a machine, elsewhere"):
+        destination_text("file://elsewhere/x")
     with pytest.raises(UnsupportedArgument, match="partition_by"):
         destination_text(io.BytesIO())  # type: ignore[arg-type]
 
@@ -228,6 +241,12 @@ def test_a_compatibility_level_travels_as_its_number() -> None:
         {"credential_provider": "auto"},
         {"credential_provider": None},
         {"engine": "auto"},
+        {"sync_on_close": None},
+        {"sync_on_close": "data"},
+        {"sync_on_close": "all"},
+        {"check_extension": True},
+        {"check_extension": False},
+        {"optimizations": pl.QueryOptFlags()},
     ],
 )
 def test_options_that_ask_for_nothing_are_left_out(options: dict[str, Any]) -> None:
@@ -240,7 +259,10 @@ def test_options_that_ask_for_nothing_are_left_out(options: dict[str, Any]) -> N
         ({"credential_provider": lambda: None}, "storage_options="),
         ({"lazy": True}, "lazy"),
         ({"engine": "streaming"}, "remote"),
-        ({"optimizations": pl.QueryOptFlags()}, "optimis"),
+        ({"optimizations": pl.QueryOptFlags(predicate_pushdown=False)}, "optimis"),
+        ({"optimizations": pl.QueryOptFlags.none()}, "optimis"),
+        ({"sync_on_close": "never"}, "synced"),
+        ({"check_extension": "csv"}, "name is taken as it is"),
         ({"partition_by": "day"}, "partition_by"),
         ({"use_pyarrow": True}, "Polars itself"),
         ({"nonsense": 1}, "no argument 'nonsense'"),

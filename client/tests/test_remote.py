@@ -16,6 +16,7 @@ from fake_server import FakeServer
 from polars.testing import assert_frame_equal
 
 import frazil as pc
+from frazil import _scan
 from frazil.errors import UnsupportedArgument
 
 
@@ -193,6 +194,27 @@ def test_storage_options_travel_and_are_used_again_for_the_scan(
     monkeypatch.setattr(pl, "scan_parquet", scan)
     result.lazy()
     assert given["storage_options"] == {"region": "eu", "n": "1"}
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv", "ipc", "ndjson"])
+def test_polars_own_storage_options_are_taken_by_the_scan(server: FakeServer, format: str) -> None:
+    own = {"max_retries": 2, "file_cache_ttl": 60, "retry_timeout_ms": 1000, "retry_base_multiplier": 1.5}
+    write = getattr(pl.LazyFrame({"a": [1]}).remote(), f"write_{format}")
+    result = write("s3://b/x", storage_options={"region": "eu", **own}).await_result()
+    sent = server.submitted()[0].spec["output"]["storageOptions"]
+    assert sent == {"region": "eu", **{name: str(value) for name, value in own.items()}}
+    result._wire["locations"] = ["s3://b/x"]  # The fake server has files only.
+    assert isinstance(result.lazy(), pl.LazyFrame)
+
+
+def test_options_are_numbers_only_where_polars_has_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"max_retries": "2", "retry_base_multiplier": "2", "retry_timeout_ms": "soon", "region": "1"}
+    numbers = {"max_retries": 2, "retry_base_multiplier": 2.0, "retry_timeout_ms": "soon", "region": "1"}
+    for takes_numbers, expected in ((True, numbers), (False, texts)):
+        monkeypatch.setattr(_scan, "_takes_numbers", lambda taken=takes_numbers: taken)
+        got = _scan._scan_options(texts)
+        assert got == expected
+        assert [type(value) for value in got.values()] == [type(value) for value in expected.values()]
 
 
 def test_what_is_not_offered_is_said_by_name() -> None:

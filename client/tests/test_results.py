@@ -19,6 +19,9 @@ from frazil._scan import scan_locations
 from frazil._tables import table_html, table_text
 from frazil.results import QueryResult
 
+# Older releases panic at wide integers, and write other values of arrays than there are.
+WRITES_ALL_JSON = tuple(map(int, pl.__version__.split(".")[:2])) >= (1, 44)
+
 COLUMNS: dict[str, pl.Series] = {
     **{
         str(dtype): pl.Series([1, None], dtype=dtype)
@@ -168,6 +171,76 @@ def test_ndjson_is_read_as_it_was_written(server: FakeServer) -> None:
     assert_frame_equal(result.lazy().collect(), frame)
 
 
+UTC, BERLIN = pl.Datetime("us", "UTC"), pl.Datetime("ns", "Europe/Berlin")
+MOMENTS = [datetime(2024, 1, 1, 12, 30, 0, 500), None, datetime(2024, 10, 27, 1, 30)]
+TEXTS: dict[str, pl.Series] = {
+    "at": pl.Series(MOMENTS, dtype=pl.Datetime("ms")).dt.replace_time_zone("UTC"),
+    "berlin": pl.Series(MOMENTS, dtype=pl.Datetime("ns", "UTC")).dt.convert_time_zone("Europe/Berlin"),
+    "time": pl.Series([time(1, 2, 3, 500), None, time(4)]),
+    "i128": pl.Series([2**100, None, -(2**100)], dtype=pl.Int128),
+    "null": pl.Series([None, None, None], dtype=pl.Null),
+    "kind": pl.Series(["x", None, "y"], dtype=pl.Enum(["x", "y"])),
+    "decimal": pl.Series([Decimal("1.25"), None, Decimal(-1)], dtype=pl.Decimal(10, 2)),
+    **({"f16": pl.Series([1.5, None, -2], dtype=pl.Float16)} if hasattr(pl, "Float16") else {}),
+    **({"u128": pl.Series([2**127, None, 0], dtype=pl.UInt128)} if hasattr(pl, "UInt128") else {}),
+}
+NESTED: dict[str, pl.Series] = {
+    "array": pl.Series([[[1, 2], [3, 4]], None, [[5, None], [1, -2]]], dtype=pl.Array(pl.Int8, (2, 2))),
+    "null first": pl.Series([None, [[1, 2], [3, 4]], [[5, 6], [7, 8]]], dtype=pl.Array(pl.Int8, (2, 2))),
+    "times": pl.Series([[time(1, 2)], None, [None, time(0)]], dtype=pl.List(pl.Time)),
+    "pair": pl.Series([[MOMENTS[0], None], None, [None, None]], dtype=pl.Array(pl.Datetime("us"), 2)),
+    "zoned": pl.Series([[MOMENTS[0], None], None, []], dtype=pl.List(UTC)),
+    "struct": pl.Series(
+        [{"^a$": MOMENTS[0], "b": [1]}, None, {"^a$": None, "b": []}],
+        dtype=pl.Struct({"^a$": BERLIN, "b": pl.List(pl.UInt8)}),
+    ),
+    "wide": pl.Series([[2**100, 1], None, []], dtype=pl.List(pl.Int128)),
+}
+
+
+def assert_comes_back(write: str, column: pl.Series, expected: pl.Series, **options: Any) -> None:
+    """With no row, with one, with a head that is all of it, and with more than a head; and with them together."""
+    frames = [column.head(rows).to_frame("^x$") for rows in (0, 1, 3)] + [pl.concat([column.to_frame("^x$")] * 70)]
+    made = [expected.head(rows).to_frame("^x$") for rows in (0, 1, 3)] + [pl.concat([expected.to_frame("^x$")] * 70)]
+    for frame, wanted in zip(frames, made, strict=True):
+        result = getattr(frame.lazy().remote(), write)(**options).await_result()
+        assert result.schema == frame.schema
+        assert result.lazy().collect_schema() == wanted.schema
+        assert_frame_equal(result.lazy().collect(), wanted)
+        assert_frame_equal(result.collect(), wanted)
+    sink: Any = write.removeprefix("write_")
+    results = pc.spawn_many_blocking([frame.lazy() for frame in frames], sink=sink, options=options)
+    assert_frame_equal(results.collect(), pl.concat(made))
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("write", ["write_csv", "write_ndjson"])
+def test_text_files_give_types_back(server: FakeServer, write: str, name: str) -> None:
+    if write == "write_ndjson" and name in ("i128", "u128") and not WRITES_ALL_JSON:
+        pytest.skip("this Polars writes no such number as JSON")
+    assert_comes_back(write, TEXTS[name], TEXTS[name])
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_ndjson_gives_nested_types_back(server: FakeServer, name: str) -> None:
+    if name in ("array", "null first", "pair", "wide") and not WRITES_ALL_JSON:
+        pytest.skip("this Polars does not write such values as JSON")
+    assert_comes_back("write_ndjson", NESTED[name], NESTED[name])
+
+
+def test_what_no_reader_takes_is_text_for_any_number_of_rows(server: FakeServer) -> None:
+    day = pl.Series([date(2024, 1, 2), None, date(2024, 3, 4)])
+    as_text = pl.Series(["02.01.2024", None, "04.03.2024"])
+    assert_comes_back("write_csv", day, as_text, date_format="%d.%m.%Y")
+    at = pl.Series([datetime(2024, 1, 2), None, datetime(2024, 3, 4)], dtype=UTC)
+    assert_comes_back("write_csv", at, as_text, datetime_format="%d.%m.%Y")
+    # Polars has no reader for ISO 8601's durations.
+    durations = pl.Series([timedelta(seconds=5), None, timedelta(days=1)])
+    assert_comes_back("write_ndjson", durations, pl.Series(["PT5S", None, "PT86400S"]))
+    listed = pl.Series([[timedelta(seconds=5)], None, []], dtype=pl.List(pl.Duration("us")))
+    assert_comes_back("write_ndjson", listed, pl.Series([["PT5S"], None, []]))
+
+
 def test_several_files_are_one_frame(tmp_path: Path) -> None:
     for number in range(3):
         pl.DataFrame({"a": [number]}).write_csv(tmp_path / f"{number}.csv", include_header=False)
@@ -216,6 +289,18 @@ def test_a_head_that_did_not_come_along_is_read(server: FakeServer) -> None:
     result._wire["head"] = None
     assert result.head["a"].to_list() == list(range(100))
     assert result.schema == pl.Schema({"a": pl.Int64()})
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv", "ipc", "ndjson"])
+def test_a_head_without_its_first_row_is_read(server: FakeServer, format: str) -> None:
+    frame = pl.DataFrame({"a": range(300), "kind": pl.Series(["x"] * 300, dtype=pl.Enum(["x"]))})
+    result = getattr(frame.lazy().remote(), f"write_{format}")().await_result()
+    result._wire["head"] = wire(frame.clear(), 300)["head"]
+    assert "300 rows more" in repr(result)
+    assert_frame_equal(result.head, frame.head(100))
+    assert result.schema == frame.schema
+    assert "290 rows more" in repr(result)
+    assert_frame_equal(result.collect(), frame)
 
 
 def test_a_result_tells_what_it_is(server: FakeServer, tmp_path: Path) -> None:

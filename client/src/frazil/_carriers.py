@@ -7,9 +7,12 @@ a null struct, any other row is a struct. The recorded schema names the real typ
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
@@ -19,7 +22,7 @@ def restore_arrays(frame: Frame, schema: pl.Schema | None) -> Frame:
     narrow = {name: dtype for name, dtype in (schema or {}).items() if has_empty_array(dtype)}
     if not narrow:
         return frame
-    return frame.with_columns(_restore(pl.col(_literal(name)), dtype).alias(name) for name, dtype in narrow.items())
+    return frame.with_columns(_restore(pl.col(literal(name)), dtype).alias(name) for name, dtype in narrow.items())
 
 
 def has_empty_array(dtype: pl.DataType) -> bool:
@@ -45,16 +48,21 @@ def _restore(expr: pl.Expr, dtype: pl.DataType) -> pl.Expr:
         inner = _restore(pl.element(), as_instance(dtype.inner))
         return expr.arr.to_list().list.eval(inner).list.to_array(dtype.size)
     assert isinstance(dtype, pl.Struct)
+    return make_struct(expr, dtype, _restore)
+
+
+def make_struct(expr: pl.Expr, dtype: pl.Struct, convert: Callable[[pl.Expr, pl.DataType], pl.Expr]) -> pl.Expr:
+    """A struct of type `dtype`, of one whose fields `convert` converts; null stays null."""
     # By plain names: a field whose name reads like a pattern can't be asked for inside an expression.
     plain = expr.struct.rename_fields([str(index) for index in range(len(dtype.fields))])
     entries = [
-        _restore(plain.struct.field(str(index)), as_instance(entry.dtype)).alias(entry.name)
+        convert(plain.struct.field(str(index)), as_instance(entry.dtype)).alias(entry.name)
         for index, entry in enumerate(dtype.fields)
     ]
     return pl.when(expr.is_not_null()).then(pl.struct(entries))
 
 
-def _literal(name: str) -> str:
+def literal(name: str) -> str:
     """A name that begins with ^ and ends in $ would be taken for a pattern."""
     return f"^{re.escape(name)}$" if name.startswith("^") and name.endswith("$") else name
 

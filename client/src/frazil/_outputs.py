@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_FILE_URL = re.compile(r"file:(?://([^/]*)|(?=/))")
 _EXTENSIONS: dict[str, Format] = {
     ".parquet": "parquet",
     ".csv": "csv",
@@ -45,6 +46,8 @@ _REFUSED = {
     "pyarrow_options": "the engine writes with Polars itself",
     "partition_by": "use .partition_by(...) on the remote frame",
     "partition_chunk_size_bytes": "use .partition_by(...) on the remote frame",
+    "sync_on_close": "it is None, 'data' or 'all'; every file is synced before its result counts",
+    "check_extension": "it is True or False; the destination's name is taken as it is",
 }
 # Values that ask for nothing beyond what happens anyway.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -59,6 +62,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "pyarrow_options": (None,),
     "partition_by": (None,),
     "mkdir": (True, False),  # Directories are made as needed.
+    "sync_on_close": (None, "data", "all"),  # Files are always synced.
+    "check_extension": (True, False),  # No engine looks at the extension of a compressed file.
 }
 
 
@@ -115,17 +120,32 @@ def destination_text(destination: str | Path | None) -> str | None:
             hint="to partition the output by a key, use .partition_by(...) on the remote frame",
         )
     text = os.fspath(destination)
+    is_file_url = _FILE_URL.match(text) is not None
+    if is_file_url:
+        text = _path_of_file_url(text)
     if not text:
         raise UnsupportedArgument(
             "the destination is empty", hint="leave it out to keep the result at the results location"
         )
-    if text.startswith("file://"):
-        from urllib.parse import unquote, urlsplit
-
-        text = unquote(urlsplit(text).path)
-    if _URL.match(text):
+    if not is_file_url and _URL.match(text):
         return text
-    return os.path.abspath(os.path.expanduser(text))
+    absolute = os.path.abspath(os.path.expanduser(text))
+    # A "/" at the end asks for a directory, whatever its name ends in.
+    return os.path.join(absolute, "") if text.endswith("/") else absolute
+
+
+def _path_of_file_url(text: str) -> str:
+    """The path of a file URL. By hand, because # and ? are parts of a file's name here, as in Polars."""
+    from urllib.parse import unquote
+
+    prefix = _FILE_URL.match(text)
+    assert prefix is not None
+    if prefix[1] not in (None, "", "localhost"):
+        raise UnsupportedArgument(
+            f"{text} names a machine, {prefix[1]}: files are those of this machine",
+            hint="a path behind file:// begins with /, as in file:///data/x.parquet",
+        )
+    return unquote(text[prefix.end() :])
 
 
 def format_of(destination: str | Path | None, default: Format) -> Format:
@@ -138,7 +158,7 @@ def _checked_options(format: Format, options: Mapping[str, Any]) -> dict[str, An
     checked: dict[str, Any] = {}
     known = _known_options(format)
     for name, value in options.items():
-        if name in _NEUTRAL and any(value is neutral or value == neutral for neutral in _NEUTRAL[name]):
+        if _asks_for_nothing(name, value):
             continue
         if name in _REFUSED:
             raise UnsupportedArgument(f"{name}= can't be used here: {_REFUSED[name]}")
@@ -153,6 +173,12 @@ def _checked_options(format: Format, options: Mapping[str, Any]) -> dict[str, An
         except (TypeError, ValueError):
             raise UnsupportedArgument(f"{name}=: {type(value).__name__} can't travel to another machine") from None
     return checked
+
+
+def _asks_for_nothing(name: str, value: Any) -> bool:
+    if name == "optimizations":
+        return str(value) == str(pl.QueryOptFlags())  # Flags tell their values, but don't compare.
+    return any(value is neutral or value == neutral for neutral in _NEUTRAL.get(name, ()))
 
 
 @lru_cache(maxsize=8)

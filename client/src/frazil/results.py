@@ -12,7 +12,7 @@ from frazil._carriers import restore_arrays
 from frazil._dtypes import parse_schema
 from frazil._outputs import recorded_sink
 from frazil._remote_errors import reissue_warnings
-from frazil._scan import scan_locations
+from frazil._scan import scan_locations, scanned_schema
 from frazil._tables import table_html, table_text
 from frazil._wire import TaskResult
 from frazil.errors import ServerError
@@ -46,6 +46,7 @@ class QueryResult:
         self._wire = wire
         self._sink = sink
         self._head: pl.DataFrame | None = None
+        self._first_rows: pl.DataFrame | None = None
         self.job_id = job_id
         """The job that made it (``job_...``)."""
 
@@ -100,9 +101,9 @@ class QueryResult:
     @property
     def head(self) -> pl.DataFrame:
         """The first rows: at most 100, and at most 64 KiB of them. Read from `locations` if they did not come along."""
-        head = self._known_head()
-        if head is None:
-            head = self._head = self.lazy().head(HEAD_ROWS_MAX).collect()
+        head = self._shown_head()
+        if head is None or (head.height == 0 and self.rows > 0):  # Not even the first row came along.
+            head = self._first_rows = self.lazy().head(HEAD_ROWS_MAX).collect()
         return head
 
     def lazy(self) -> pl.LazyFrame:
@@ -127,19 +128,24 @@ class QueryResult:
         )
 
     def collect(self) -> pl.DataFrame:
-        """The whole result in memory. Nothing is read when the head is all of it."""
+        """The whole result in memory. Nothing is read when the head is all of it, and its types are those of `lazy`."""
         head = self._known_head()
-        return head.clone() if head is not None and head.height == self.rows else self.lazy().collect()
+        if head is not None and head.height == self.rows and self._scans_as(head.schema):
+            return head.clone()
+        return self.lazy().collect()
 
     def __repr__(self) -> str:
-        head = self._known_head()
+        head = self._shown_head()
         if head is None:
             return f"<QueryResult of {self.job_id}: {self.rows} rows, {len(self._wire['schema'])} columns>"
         return table_text(head, self.rows)
 
     def _repr_html_(self) -> str:
-        head = self._known_head()
+        head = self._shown_head()
         return f"<pre>{html.escape(repr(self))}</pre>" if head is None else table_html(head, self.rows)
+
+    def _shown_head(self) -> pl.DataFrame | None:
+        return self._known_head() if self._first_rows is None else self._first_rows
 
     def _known_head(self) -> pl.DataFrame | None:
         if self._head is None and self._wire["head"] is not None:
@@ -147,6 +153,10 @@ class QueryResult:
             if any("Array(" in column["dtype"] for column in self._wire["schema"]):
                 self._head = restore_arrays(self._head, parse_schema(self._wire["schema"]))
         return self._head
+
+    def _scans_as(self, schema: pl.Schema) -> bool:
+        options = self._sink.options if self._sink else {}
+        return scanned_schema(self.format, schema, options) == schema
 
     def _schema(self) -> pl.Schema | None:
         head = self._known_head()

@@ -1,9 +1,10 @@
 import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 
-const IS_BUNDLED = import.meta.url.endsWith(".mjs");
 const END_ORPHANS_MAIN = fileURLToPath(
-  new URL(IS_BUNDLED ? "./end-orphans.mjs" : "./end-orphans-main.ts", import.meta.url),
+  import.meta.url.endsWith(".mjs")
+    ? new URL("./end-orphans.mjs", import.meta.url)
+    : new URL("./end-orphans-main.ts", import.meta.url),
 );
 
 export interface Guard {
