@@ -11,7 +11,7 @@ import { startGuard } from "./guard.ts";
 import { type Identity, loadIdentity, saveIdentity } from "./identity.ts";
 import { type FoundPython, findPythons } from "./pythons.ts";
 import { openSpool } from "./spool.ts";
-import { runCommand } from "./uv.ts";
+import { killCommands, runCommand } from "./uv.ts";
 
 const JOIN_RETRY_BASE_MS = 200;
 const JOIN_RETRY_CAP_MS = 5_000;
@@ -105,7 +105,10 @@ function endWith(agent: Agent, log: Logger): void {
       agent.drain();
     });
   }
-  process.on("exit", () => agent.killAll());
+  process.on("exit", () => {
+    agent.killAll();
+    killCommands();
+  });
 }
 
 function breakDown(log: Logger, error: unknown): void {

@@ -16,23 +16,46 @@ export interface CommandResult {
   readonly output: string;
 }
 
-/** Runs a program to its end, or kills it at the bound. */
+/** Programs that run, each in a session of its own with all that it starts. */
+const commands = new Set<number>();
+
+/** Ends them all with what they started: an agent that ends leaves no installation behind that nobody waits for. */
+export function killCommands(): void {
+  for (const pid of commands) killGroup(pid);
+}
+
+function killGroup(pid: number): void {
+  try {
+    process.kill(-pid, "SIGKILL");
+  } catch {
+    // It has just ended.
+  }
+}
+
+/** Runs a program to its end, or kills it and what it started at the bound. */
 export function runCommand(program: string, args: readonly string[], timeoutMs: number): Promise<CommandResult> {
   return new Promise((resolve) => {
     let output = "";
     const child = spawn(program, args, {
       stdio: ["ignore", "pipe", "pipe"],
       env: withoutOwnVariables(),
-      timeout: timeoutMs,
-      killSignal: "SIGKILL",
+      detached: true,
     });
+    const { pid } = child;
+    if (pid !== undefined) commands.add(pid);
+    const timer = setTimeout(() => pid !== undefined && killGroup(pid), timeoutMs);
     const take = (chunk: Buffer) => {
       output = (output + chunk.toString("utf8")).slice(-OUTPUT_CHARS_MAX);
     };
     child.stdout.on("data", take);
     child.stderr.on("data", take);
-    child.once("error", (error) => resolve({ ok: false, output: error.message }));
+    child.once("error", (error) => {
+      clearTimeout(timer);
+      resolve({ ok: false, output: error.message });
+    });
+    child.once("exit", () => pid !== undefined && commands.delete(pid));
     child.once("close", (code, signal) => {
+      clearTimeout(timer);
       const killed = signal === null ? "" : `\nended by ${signal}`;
       resolve({ ok: code === 0, output: output + killed });
     });

@@ -6,6 +6,7 @@ import {
   type AgentProcess,
   endNode,
   enginesOf,
+  isAlive,
   type lease,
   makeNodeDir,
   outcomeOf,
@@ -67,6 +68,20 @@ test("while its environment is made: which others then find ready", async () => 
   writeFileSync(gate, "");
   await expectNothingLeft(taskId, ran, [[]]);
   expect(readFileSync(calls, "utf8")).toBe("venv\npip\n");
+});
+
+test("while its environment is made, by the end of its agent: which leaves no installation behind", async () => {
+  const pidFile = join(nodeDir, "uv-pid");
+  await startNode({ FAKE_UV_GATE: gate, FAKE_UV_PID: pidFile });
+  send([]);
+  const pid = await until("the environment is being made", () => {
+    const text = existsSync(pidFile) ? readFileSync(pidFile, "utf8") : "";
+    return text.endsWith("\n") && Number(text);
+  });
+  expect(isAlive(pid)).toBe(true);
+  agent.child.kill("SIGTERM");
+  expect(await agent.exited).toBe(0);
+  await until("nobody makes it any more", () => !isAlive(pid));
 });
 
 test("while its engine starts: which the next one gets", async () => {

@@ -1,10 +1,11 @@
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import {
   type AgentProcess,
   endNode,
   enginesOf,
+  isAlive,
   type lease,
   makeNodeDir,
   outcomeOf,
@@ -48,11 +49,6 @@ async function failureOf(leased: ReturnType<typeof lease>) {
 }
 
 const started = (taskId: string) => untilStarted(plane, taskId);
-
-/** A process that has ended stays in the table until its parent has looked: that is not alive. */
-function isAlive(pid: number): boolean {
-  return existsSync(`/proc/${pid}/stat`) && !/\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, "latin1"));
-}
 
 /** The node has 600 MiB and two slots. */
 test("a task that uses more than its share of memory is ended, with the numbers, and its neighbour goes on", async () => {
