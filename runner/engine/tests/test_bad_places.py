@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from driver import Engine, Message, run_message, serialize
+from driver import Engine, Message, run_message, serialize, task
 
 DISK_BYTES = 4 * 1024 * 1024
 # Does not compress.
@@ -145,3 +147,126 @@ def test_a_destination_that_can_be_none_is_refused(engine: Engine, results: Path
         failed = fail(engine, results, frame, destination=destination, format="parquet")
         assert (failed["error"]["code"], failed["retryable"]) == (code, False), failed
     assert tree(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("destination", "part"),
+    [
+        ("file", {}),
+        ("file/out", {}),
+        ("file/out.parquet", {}),
+        ("file", {"frame": 0}),
+        ("file", {"frame": 0, "keyPath": "day=1/x=2", "keyToken": "1"}),
+        ("file/deep/out", {"frame": 0}),
+    ],
+)
+@pytest.mark.parametrize("mode", ["error", "overwrite", "append"])
+def test_a_file_where_a_directory_must_be_is_refused_before_the_query_runs(
+    engine: Engine, results: Path, tmp_path: Path, destination: str, part: Message, mode: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+
+    def run(frame: pl.DataFrame) -> pl.DataFrame:
+        raise ValueError("the query ran")
+
+    failed = fail(
+        engine,
+        results,
+        pl.LazyFrame({"a": [1]}).map_batches(run),
+        destination=f"{tmp_path}/{destination}",
+        format="parquet",
+        mode=mode,
+        tasks=[task(**part)],
+    )
+    assert (failed["error"]["code"], failed["retryable"]) == ("storage_refused", False)
+    assert failed["error"]["message"] == f"{tmp_path}/file is a file, not a directory."
+    assert tree(tmp_path) == ["file"]
+
+
+def test_a_file_that_appears_where_a_directory_must_be_is_refused_for_good(
+    engine: Engine, results: Path, tmp_path: Path
+) -> None:
+    def put(frame: pl.DataFrame) -> pl.DataFrame:
+        place.write_text("mine")
+        return frame
+
+    place = tmp_path / "out"
+    frame = pl.LazyFrame({"a": [1]}).map_batches(put)
+    failed = fail(engine, results, frame, destination=str(place), format="parquet", tasks=[task(frame=0)])
+    assert (failed["error"]["code"], failed["retryable"]) == ("storage_refused", False)
+    assert place.read_text() == "mine"
+
+
+@pytest.fixture
+def refusing(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a store that answers every request with one status and code."""
+    status, code = request.param
+
+    class Answer(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
+
+        def log_message(self, *_arguments: object, **_named: object) -> None:
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    serving.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("refusing", "code", "hint"),
+    [
+        ((400, "ExpiredToken"), "storage_refused", "pass new ones"),
+        ((400, "InvalidToken"), "storage_refused", "pass new ones"),
+        ((400, "AuthorizationHeaderMalformed"), "storage_refused", "region"),
+        ((301, "PermanentRedirect"), "storage_refused", "region"),
+        ((400, "KMS.DisabledException"), "storage_refused", "encryption key"),
+        ((400, "KMS.NotFoundException"), "storage_refused", "encryption key"),
+        ((403, "AccessDenied"), "storage_refused", "credentials"),
+        ((400, "KMS.ThrottlingException"), "storage_failed", None),
+        ((400, "RequestTimeout"), "storage_failed", None),
+    ],
+    indirect=["refusing"],
+)
+@pytest.mark.parametrize("mode", ["error", "append"])
+def test_what_a_store_refuses_is_not_tried_again(
+    engine: Engine, results: Path, refusing: str, code: str, hint: str | None, mode: str
+) -> None:
+    options = {
+        "aws_endpoint_url": refusing,
+        "aws_allow_http": "true",
+        "aws_access_key_id": "test-access-key",
+        "aws_secret_access_key": "test-secret-key",
+        "aws_region": "us-east-1",
+    }
+    fields: dict[str, Any] = {"format": "parquet", "mode": mode, "storageOptions": options}
+    failed = fail(engine, results, pl.LazyFrame({"a": [1]}), destination="s3://bucket/out/", **fields)
+    assert (failed["error"]["code"], failed["retryable"]) == (code, code == "storage_failed")
+    assert hint is None or hint in failed["error"]["hint"]
+
+
+@pytest.mark.parametrize("refusing", [(400, "ExpiredToken")], indirect=True)
+def test_a_store_that_gives_no_reason_for_what_it_refuses_is_not_asked_again(
+    engine: Engine, results: Path, refusing: str
+) -> None:
+    """An answer to HEAD has no body."""
+    options = {"aws_endpoint_url": refusing, "aws_allow_http": "true", "aws_skip_signature": "true"}
+    destination = "s3://bucket/out.parquet"
+    failed = fail(
+        engine, results, pl.LazyFrame({"a": [1]}), destination=destination, format="parquet", storageOptions=options
+    )
+    assert (failed["error"]["code"], failed["retryable"]) == ("storage_refused", False)
+    assert "expired" in failed["error"]["hint"]

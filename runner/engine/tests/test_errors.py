@@ -11,6 +11,8 @@ import pytest
 from driver import Engine, Message, run_message, serialize
 from polars.io.plugins import register_io_source
 
+from frazil_engine.errors import secret_values
+
 
 def fail(process: Engine, results: Path, frame: pl.LazyFrame, **fields: Any) -> Message:
     """Runs a frame that fails. The process must be able to run another one afterwards."""
@@ -296,6 +298,41 @@ def test_values_of_storage_options_are_taken_out_of_messages(engine: Engine, res
     assert destination not in str(failed)
     assert failed["error"]["message"] == "the key is [redacted] in us-east-1"
     assert "s3cr3t-value" not in str(failed)
+
+
+def test_switches_and_numbers_of_storage_options_stay_in_messages(engine: Engine, results: Path) -> None:
+    frame = pl.LazyFrame({"a": [1]}).select("is_true_in_2024_sha256")
+    options = {
+        "aws_skip_signature": "true",
+        "some_switch": "True",
+        "some_number": "2024",
+        "aws_checksum_algorithm": "sha256",
+    }
+    failed = fail(engine, results, frame, storageOptions=options)
+    assert 'unable to find column "is_true_in_2024_sha256"' in failed["error"]["message"]
+
+
+def test_secrets_are_told_from_plain_options() -> None:
+    plain = {
+        "aws_skip_signature": "anything",
+        "aws_s3_express": "anything",
+        "aws_imdsv1_fallback": "anything",
+        "aws_disable_tagging": "anything",
+        "aws_server_side_encryption": "aws:kms",
+        "aws_checksum_algorithm": "sha256",
+        "some_switch": "FALSE",
+        "some_number": "10000",
+        "some_share": "12.75",
+    }
+    secret = {
+        "aws_secret_access_key": "s3cr3t-value",
+        "aws_session_token": "truetrue",
+        "aws_sse_kms_key_id": "key-of-mine",
+        "aws_server_side_encryption_key": "another-key",
+        "azure_storage_sas_token": "2024-01-01",
+        "aws_access_key_id": "123456",
+    }
+    assert secret_values({**plain, **secret}) == set(secret.values())
 
 
 def test_a_gpu_is_not_here(engine: Engine, results: Path) -> None:

@@ -17,6 +17,15 @@ moto_server = pytest.importorskip("moto.server")
 
 NEW = pl.DataFrame({"a": [1, 2, 3]})
 BUCKET = "bucket"
+# Options that only Polars knows, as they travel.
+NUMBERS = {
+    "file_cache_ttl": "3",
+    "max_retries": "2",
+    "retry_timeout_ms": "20000",
+    "retry_init_backoff_ms": "10",
+    "retry_max_backoff_ms": "100",
+    "retry_base_multiplier": "1.5",
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +61,25 @@ def prefix(request: pytest.FixtureRequest) -> str:
     return f"{abs(hash(request.node.nodeid)):x}"
 
 
-def store_of(options: dict[str, str]) -> Any:
+@pytest.fixture
+def bucket(options: dict[str, str], prefix: str) -> str:
+    """A bucket that no other test writes to."""
+    name = f"bucket-{prefix}"
+    urllib.request.urlopen(urllib.request.Request(f"{options['aws_endpoint_url']}/{name}", method="PUT"))
+    return name
+
+
+def store_of(options: dict[str, str], bucket: str = BUCKET) -> Any:
     from frazil_engine import objects
 
-    return objects.open_store(f"s3://{BUCKET}", options)
+    return objects.open_store(f"s3://{bucket}", options)
 
 
-def keys(options: dict[str, str], prefix: str = "") -> list[str]:
+def keys(options: dict[str, str], prefix: str = "", bucket: str = BUCKET) -> list[str]:
     import obstore
 
-    return sorted(found["path"] for page in obstore.list(store_of(options), prefix=prefix or None) for found in page)
+    pages = obstore.list(store_of(options, bucket), prefix=prefix or None)
+    return sorted(found["path"] for page in pages for found in page)
 
 
 def submit(
@@ -71,11 +89,12 @@ def submit(
     destination: str,
     mode: str,
     verb: str | None = "publish",
+    bucket: str = BUCKET,
     **fields: Any,
 ) -> Any:
     message = run_message(
         results,
-        destination=f"s3://{BUCKET}/{destination}",
+        destination=f"s3://{bucket}/{destination}",
         mode=mode,
         storageOptions=options,
         format=fields.pop("format", "parquet"),
@@ -84,10 +103,10 @@ def submit(
     return engine.converse(message, serialize(NEW.lazy()), verb)
 
 
-def put(options: dict[str, str], key: str, data: bytes = b"old") -> None:
+def put(options: dict[str, str], key: str, data: bytes = b"old", bucket: str = BUCKET) -> None:
     import obstore
 
-    obstore.put(store_of(options), key, data)
+    obstore.put(store_of(options, bucket), key, data)
 
 
 @pytest.mark.parametrize("format", ["parquet", "csv", "ipc", "ndjson"])
@@ -175,6 +194,163 @@ def test_overwrite_does_not_delete_what_no_query_wrote(
     assert keys(options, f"{prefix}/") == [f"{prefix}/out/notes.txt"]
 
 
+@pytest.mark.parametrize("format", ["parquet", "csv"])
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_whole_bucket_is_written_to_and_never_replaced(
+    engine: Engine, results: Path, options: dict[str, str], bucket: str, end: str, format: str
+) -> None:
+    def write(mode: str, task_id: str) -> Any:
+        message = run_message(
+            results,
+            destination=f"s3://{bucket}{end}",
+            mode=mode,
+            format=format,
+            storageOptions=options,
+            tasks=[task(task_id)],
+        )
+        return engine.converse(message, serialize(NEW.lazy()))
+
+    # What another job has staged is no data of the bucket's.
+    other = ".frazil-staging/job_9/task_1-1/part-0.parquet"
+    put(options, other, bucket=bucket)
+    result = write("error", "task_a").one("done")["result"]
+    assert result["locations"] == [f"s3://{bucket}/part-0.{format}"]
+    read = {"parquet": pl.scan_parquet, "csv": pl.scan_csv}[format]
+    assert_frame_equal(read(result["locations"][0], storage_options=options).collect(), NEW)
+    assert write("append", "task_b").one("done")["result"]["locations"] == [f"s3://{bucket}/part-task_b.{format}"]
+    there = [other, f"part-0.{format}", f"part-task_b.{format}"]
+    assert keys(options, bucket=bucket) == there
+    error = write("error", "task_c").one("failed")["error"]
+    assert (error["code"], error["message"]) == ("destination_not_empty", f"s3://{bucket}/ already holds data.")
+    assert "append" in error["hint"] and "overwrite" not in error["hint"]
+    failed = write("overwrite", "task_d").one("failed")
+    assert (failed["error"]["code"], failed["retryable"]) == ("storage_refused", False)
+    assert "whole bucket" in failed["error"]["message"] and "append" in failed["error"]["hint"]
+    assert keys(options, bucket=bucket) == there
+    message = sweep_message(results, f"s3://{bucket}{end}", storageOptions=options, jobId="job_9")
+    assert engine.converse(message).one("swept")["error"] is None
+    assert keys(options, bucket=bucket) == there[1:]
+
+
+@pytest.mark.parametrize("key", ["part-0.parquet", "notes.txt", "deep/down/notes.txt"])
+def test_data_that_appears_in_a_bucket_meanwhile_is_kept(
+    results: Path, options: dict[str, str], bucket: str, key: str
+) -> None:
+    from frazil_engine import destinations
+    from frazil_engine.errors import Failure
+
+    manifest = stage(results, options, "", "error", bucket=bucket)
+    put(options, key, bucket=bucket)
+    with pytest.raises(Failure) as refused:
+        destinations.publish(manifest, options)
+    assert (refused.value.code, refused.value.detail) == (
+        "destination_not_empty",
+        f"s3://{bucket}/ already holds data.",
+    )
+
+
+@pytest.mark.parametrize("mode", ["error", "append"])
+def test_another_engine_finishes_publishing_into_a_bucket(
+    engine: Engine, results: Path, options: dict[str, str], bucket: str, mode: str
+) -> None:
+    manifest = stage(results, options, "", mode, bucket=bucket)
+    message = republish_message(manifest, options)
+    name = "part-0.parquet" if mode == "error" else "part-task_1.parquet"
+    for _ in range(2):
+        talk = engine.converse(message)
+        assert talk.one("done")["result"]["locations"] == [f"s3://{bucket}/{name}"]
+        assert_frame_equal(pl.read_ipc_stream(talk.head), NEW)
+    assert keys(options, bucket=bucket) == [name]
+
+
+@pytest.mark.parametrize("mode", ["error", "overwrite", "append"])
+def test_partitions_lie_right_in_a_bucket(
+    engine: Engine, results: Path, options: dict[str, str], bucket: str, mode: str
+) -> None:
+    put(options, "notes.txt", bucket=bucket)
+    tasks = [task(f"task_{frame}", frame=frame) for frame in range(2)]
+    tasks.append(task("task_day", keyPath="day=1", keyToken="1"))
+    for part in tasks:
+        submit(engine, results, options, "", mode, bucket=bucket, tasks=[part]).one("done")
+    names = ["part-0"] * 3 if mode != "append" else ["part-task_day", "part-task_0", "part-task_1"]
+    places = [f"{folder}/{name}.parquet" for folder, name in zip(("day=1", "frame=0", "frame=1"), names, strict=True)]
+    assert keys(options, bucket=bucket) == [*places, "notes.txt"]
+    for place in places:
+        assert_frame_equal(
+            pl.read_parquet(f"s3://{bucket}/{place}", storage_options=options, hive_partitioning=False), NEW
+        )
+
+
+def test_a_bucket_that_is_named_like_a_file_is_a_bucket(engine: Engine, results: Path, options: dict[str, str]) -> None:
+    bucket = "data.parquet"
+    urllib.request.urlopen(urllib.request.Request(f"{options['aws_endpoint_url']}/{bucket}", method="PUT"))
+    message = run_message(results, destination=f"s3://{bucket}", format="parquet", storageOptions=options)
+    assert engine.converse(message, serialize(NEW.lazy())).one("done")["result"]["locations"] == [
+        f"s3://{bucket}/part-0.parquet"
+    ]
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv", "ipc", "ndjson"])
+def test_numbers_among_storage_options_travel_as_texts(
+    engine: Engine, results: Path, options: dict[str, str], prefix: str, format: str
+) -> None:
+    result = submit(engine, results, {**options, **NUMBERS}, prefix, "error", format=format).one("done")["result"]
+    assert result["rows"] == 3
+    manifest = stage(results, {**options, **NUMBERS}, f"{prefix}/2", "error")
+    message = republish_message(manifest, {**options, **NUMBERS})
+    assert engine.converse(message).one("done")["result"]["rows"] == 3
+
+
+def test_polars_is_given_its_numbers_as_it_takes_them() -> None:
+    from frazil_engine import objects
+
+    given = objects.for_polars({**NUMBERS, "aws_region": "5"})
+    numbers = {name: float(text) if "." in text else int(text) for name, text in NUMBERS.items()}
+    assert given == {**(numbers if objects.takes_numbers() else NUMBERS), "aws_region": "5"}
+    assert objects.for_polars({"max_retries": "two"}) == {"max_retries": "two"}
+    assert objects.for_polars({}) is None
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"aws_no_such_option": "1", "neither": "x"},
+        {"google_service_account": "/nowhere"},
+        {"aws_copy_if_not_exists": "multipart"},
+        {"copy_if_not_exists": "multipart"},
+        {"AWS_COPY_IF_NOT_EXISTS": "multipart"},
+        {"read_timeout": "30s", "proxy_excludes": "127.0.0.1"},
+    ],
+)
+def test_options_of_other_stores_and_options_of_copying_are_no_obstacle(
+    engine: Engine, results: Path, options: dict[str, str], prefix: str, extra: dict[str, str]
+) -> None:
+    submit(engine, results, {**options, **extra}, prefix, "error").one("done")
+    assert keys(options, f"{prefix}/") == [f"{prefix}/part-0.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "destination"),
+    [
+        ({"aws_skip_signature": "maybe"}, "out/"),
+        ({"timeout": "soon"}, "out/"),
+        ({"aws_checksum_algorithm": "none-such"}, "out/"),
+        ({"region": "us-east-1"}, "out/"),
+        ({}, "dd//e/"),
+        ({}, "dd//e.parquet"),
+        ({}, "a/./b/"),
+        ({}, "a/../b/"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["error", "append"])
+def test_options_and_paths_that_no_store_takes_are_refused_for_good(
+    engine: Engine, results: Path, options: dict[str, str], extra: dict[str, str], destination: str, mode: str
+) -> None:
+    failed = submit(engine, results, {**options, **extra}, destination, mode).one("failed")
+    assert (failed["error"]["code"], failed["retryable"]) == ("storage_refused", False)
+    assert ("path" if destination != "out/" else "storage options") in failed["error"]["hint"]
+
+
 def test_append_adds_an_object_once_per_task(
     engine: Engine, results: Path, options: dict[str, str], prefix: str
 ) -> None:
@@ -253,7 +429,9 @@ def test_a_bucket_that_is_not_there_is_the_callers_mistake_and_no_secret_is_told
     assert "test-secret-key" not in str(failed)
 
 
-def stage(results: Path, options: dict[str, str], destination: str, mode: str, **fields: Any) -> Message:
+def stage(
+    results: Path, options: dict[str, str], destination: str, mode: str, bucket: str = BUCKET, **fields: Any
+) -> Message:
     """An output staged in this process. Gives the manifest."""
     from frazil_engine.destinations import Staging
     from frazil_engine.protocol import read_runs
@@ -261,7 +439,7 @@ def stage(results: Path, options: dict[str, str], destination: str, mode: str, *
 
     message = run_message(
         results,
-        destination=f"s3://{BUCKET}/{destination}",
+        destination=f"s3://{bucket}/{destination}",
         format="parquet",
         mode=mode,
         storageOptions=options,
@@ -270,6 +448,11 @@ def stage(results: Path, options: dict[str, str], destination: str, mode: str, *
     [run] = read_runs({**message, "plan": {"kind": "dsl", "bytes": [0]}}, b"")
     staging = Staging(run, run.tasks[0])
     return staging.seal(write_result(NEW.lazy(), staging.target, "parquet", {}, "streaming", 0), [])
+
+
+def republish_message(manifest: Message, options: dict[str, str]) -> Message:
+    fields = {"type": "republish", "jobId": "job_1", "task": task(), "cwd": None}
+    return {**fields, "manifest": manifest, "storageOptions": options}
 
 
 class Crash(BaseException):

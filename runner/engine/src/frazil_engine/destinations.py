@@ -35,7 +35,7 @@ class Staging:
         self._head_bytes_max = run.head_bytes_max
         self._task = task
         place = parse_place(run.output.destination, run.cwd)
-        self._shape = find_shape(run.output.destination, run.output.format)
+        self._shape = find_shape(run.output.destination, place, run.output.format)
         if self._shape == "file" and (task.frame is not None or task.key_path is not None):
             raise Failure(
                 "unprocessable",
@@ -55,9 +55,9 @@ class Staging:
     def _stage_object(self, place: ObjectPlace, partition: list[str], name: str) -> Target:
         options = self._output.storage_options
         self._store = objects.open_store(place.root, options)
-        directory = place.below(*partition).key
-        self._prefix = directory if self._shape == "directory" else ""
-        self._final = f"{directory}/{name}" if self._shape == "directory" else place.key
+        directory = place.below(*partition)
+        self._prefix = (directory.key or publish_objects.WHOLE_BUCKET) if self._shape == "directory" else ""
+        self._final = directory.below(name).key if self._shape == "directory" else place.key
         publish_objects.check_destination(self._store, place.root, self._prefix, place.key, self._output.mode)
         attempt = (self._job_id, self._task.task_id, self._task.attempt)
         publish_objects.discard_earlier(self._store, *attempt)
@@ -98,8 +98,10 @@ class Staging:
             publish_objects.remove(self._store, self._staged)
 
 
-def find_shape(destination: str, format: str) -> str:
-    """A name with the format's extension is a file, anything else a directory."""
+def find_shape(destination: str, place: Place, format: str) -> str:
+    """A name with the format's extension is a file, anything else a directory; so is a bucket, whatever its name."""
+    if isinstance(place, ObjectPlace) and not place.key:
+        return "directory"
     return "file" if destination.lower().endswith(FILE_SUFFIXES[format]) else "directory"
 
 

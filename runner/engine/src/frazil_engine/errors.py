@@ -25,7 +25,10 @@ RETRYABLE_CODES = {"storage_failed", "internal"}
 # Options that say where or how, and are no secrets. Everything else is left out of messages.
 PLAIN_OPTION_NAMES = re.compile(
     r"region|endpoint|allow_http|bucket|container|virtual_hosted|timeout|retries|unsigned|account_name|^use_|conditional"
+    r"|skip_signature|s3_express|imdsv1|disable_tagging|server_side_encryption$|checksum|copy_if_not_exists"
 )
+# Switches and short numbers are no secrets either, and stand in many messages that have nothing to do with the option.
+PLAIN_OPTION_VALUE = re.compile(r"true|false|[+-]?\d{1,5}(\.\d+)?", re.IGNORECASE)
 SECRET_CHARS_MIN = 4
 REDACTED = "[redacted]"
 
@@ -46,7 +49,9 @@ def secret_values(options: dict[str, str]) -> set[str]:
     return {
         value
         for name, value in options.items()
-        if len(value) >= SECRET_CHARS_MIN and not PLAIN_OPTION_NAMES.search(name.lower())
+        if len(value) >= SECRET_CHARS_MIN
+        and not PLAIN_OPTION_VALUE.fullmatch(value)
+        and not PLAIN_OPTION_NAMES.search(name.lower())
     }
 
 
@@ -92,7 +97,7 @@ def classify(error: BaseException) -> tuple[str, str | None]:
         return "user_code_failed", None
     if is_polars_error(error) or isinstance(error, OSError):
         return classify_polars_error(error)
-    if type(error).__module__.startswith("obstore"):
+    if is_store_error(error):
         return classify_storage_error(text_of(error))
     return "internal", None
 
@@ -130,6 +135,17 @@ def is_polars_error(error: BaseException) -> bool:
     return bool(frames) and is_polars_file(frames[-1][0].f_code.co_filename)
 
 
+# obstore raises a plain ValueError for a path that no store has.
+PATH_REFUSED = re.compile(r"could not parse path|error parsing path|contained empty path segment", re.IGNORECASE)
+
+
+def is_store_error(error: BaseException) -> bool:
+    """Whether obstore raised it."""
+    if type(error).__module__.startswith("obstore"):
+        return True
+    return isinstance(error, ValueError) and PATH_REFUSED.search(text_of(error)) is not None
+
+
 ACCESS_REFUSED = re.compile(
     r"\b40[134]\b|access ?denied|forbidden|unauthorized|unauthenticated|permission denied|invalid ?access ?key"
     r"|signature ?does ?not ?match|no ?such ?(bucket|key|container|file)|object at location .* not found"
@@ -144,6 +160,8 @@ STORAGE_TROUBLE = re.compile(
     re.IGNORECASE,
 )
 
+REFUSED_PATHS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+
 
 def classify_polars_error(error: BaseException) -> tuple[str, str | None]:
     if type(error).__name__ == "PanicException":
@@ -152,7 +170,7 @@ def classify_polars_error(error: BaseException) -> tuple[str, str | None]:
             "Polars panicked, which is a fault in Polars. Another engine choice or Polars release may run this query.",
         )
     text = text_of(error)
-    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
+    if isinstance(error, REFUSED_PATHS):
         return "storage_refused", "Check the path and its credentials as seen from the machine that runs the task."
     if STORAGE_TROUBLE.search(text) or isinstance(error, OSError):
         return classify_storage_error(text)
@@ -171,11 +189,49 @@ def is_disk_full(error: BaseException) -> bool:
     )
 
 
+# What no repetition changes, and what to do about it. The first that is found holds.
+REFUSALS = (
+    (
+        re.compile(r"<code>(expiredtoken|invalidtoken|tokenrefreshrequired)<", re.IGNORECASE),
+        "The credentials are not valid, or not any more: pass new ones.",
+    ),
+    (
+        re.compile(
+            r"<code>(authorizationheadermalformed|permanentredirect)<|redirect without location"
+            r"|incorrectly configured region",
+            re.IGNORECASE,
+        ),
+        'Name the region that the bucket is in, as storage_options={"aws_region": ...}, and check the endpoint.',
+    ),
+    (
+        # A key service that is busy or away is a passing trouble.
+        re.compile(r"<code>kms\.(?!\w*(throttl|internal|timeout|limit|unavailable))\w", re.IGNORECASE),
+        "Check that the encryption key exists and is enabled, and that the credentials may use it.",
+    ),
+    (
+        re.compile(
+            r"generic config error|failed to parse .* as \w|duplicate key .* provided"
+            r"|configuration key: .* is not valid",
+            re.IGNORECASE,
+        ),
+        "Check the names and values of the storage options.",
+    ),
+    (PATH_REFUSED, 'Leave empty parts, "." and ".." out of the path.'),
+    (
+        # An answer to HEAD has no body that would say why.
+        re.compile(r"error performing head \S+ in .{0,200}\b400 bad request", re.IGNORECASE),
+        "Check that the credentials have not expired, and the region of the bucket.",
+    ),
+    (ACCESS_REFUSED, "Check the path, the credentials and what they allow."),
+)
+
+
 def classify_storage_error(text: str) -> tuple[str, str | None]:
     if DISK_FULL.search(text):
         return "storage_failed", FREE_SPACE
-    if ACCESS_REFUSED.search(text):
-        return "storage_refused", "Check the path, the credentials and what they allow."
+    for refused, hint in REFUSALS:
+        if refused.search(text):
+            return "storage_refused", hint
     return "storage_failed", None
 
 

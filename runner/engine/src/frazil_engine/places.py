@@ -60,4 +60,6 @@ def object_target(place: ObjectPlace, storage_options: dict[str, str]) -> Target
     def open_file() -> Any:
         return objects.open_writer(place, storage_options)
 
-    return Target(place.url, storage_options or None, open_file, lambda: objects.size_of(place, storage_options))
+    return Target(
+        place.url, objects.for_polars(storage_options), open_file, lambda: objects.size_of(place, storage_options)
+    )

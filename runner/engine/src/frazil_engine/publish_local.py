@@ -81,8 +81,7 @@ def check_destination(path: str, shape: str, mode: str) -> None:
         raise Failure(
             "storage_refused", f"{path} is a directory.", hint="End the destination in / to write into a directory."
         )
-    if shape == "directory" and os.path.lexists(path) and not os.path.isdir(path):
-        raise Failure("storage_refused", f"{path} is a file, not a directory.")
+    check_parents(path if shape == "directory" else os.path.dirname(path))
     if shape == "file" and mode == "append" and os.path.lexists(path):
         raise Failure(
             "unprocessable",
@@ -93,6 +92,16 @@ def check_destination(path: str, shape: str, mode: str) -> None:
         raise not_empty(path)
     if mode == "overwrite" and shape == "directory":
         check_replaceable(path)
+
+
+def check_parents(folder: str) -> None:
+    """Refuses a directory that can't be made because a file stands at its name, or at that of one above it."""
+    while not os.path.lexists(folder) and folder != os.sep:
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise Failure(
+            "storage_refused", f"{folder} is a file, not a directory.", hint="Write elsewhere, or move the file away."
+        )
 
 
 def not_empty(path: str) -> Failure:

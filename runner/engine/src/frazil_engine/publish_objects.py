@@ -20,13 +20,15 @@ from frazil_engine.publish_local import DATA_NAME, PARTITION_NAME, STAGING_NAME,
 
 # The largest object that a store copies in one request.
 COPY_BYTES_MAX = 5 * 1024**3
+# The prefix of a destination that is a whole bucket: an empty one says that the destination is one object.
+WHOLE_BUCKET = "/"
 TRANSFERRED_CHUNK_BYTES = 8 * 1024**2
 
 
 @dataclass(frozen=True)
 class ObjectManifest:
     """Keys of a staged object and of its place. `prefix` is the partition's, empty for a destination that is one
-    object.
+    object, and "/" for one that is a whole bucket.
     """
 
     mode: str
@@ -65,10 +67,14 @@ def delete_below(store: Any, prefix: str) -> None:
 
 def check_destination(store: Any, root: str, prefix: str, key: str, mode: str) -> None:
     """Refuses early what publishing would refuse."""
-    if prefix in ("", "/") and key == "":
-        raise Failure("storage_refused", f"{root}/ is a whole bucket.", hint="Write to a prefix in it.")
+    if prefix == WHOLE_BUCKET and mode == "overwrite":
+        raise Failure(
+            "storage_refused",
+            f'{root}/ is a whole bucket; mode="overwrite" would delete all that is in it.',
+            hint='Write to a prefix in it, or pass mode="append" to add to the bucket.',
+        )
     if mode == "error" and holds_data(store, prefix, key, ours=None):
-        raise not_empty(f"{root}/{prefix or key}")
+        raise not_empty_at(root, prefix, key)
     if mode == "append" and not prefix and exists(store, key):
         raise Failure(
             "unprocessable",
@@ -94,17 +100,35 @@ def exists(store: Any, key: str) -> bool:
     return True
 
 
+def not_empty_at(root: str, prefix: str, key: str) -> Failure:
+    if prefix != WHOLE_BUCKET:
+        return not_empty(f"{root}/{prefix or key}")
+    return Failure(
+        "destination_not_empty",
+        f"{root}/ already holds data.",
+        hint='Pass mode="append" to add to it, or write to a prefix in it.',
+    )
+
+
+def folder_of(prefix: str) -> str:
+    """What every key below the prefix begins with: nothing, when it is a whole bucket."""
+    return "" if prefix == WHOLE_BUCKET else prefix.rstrip("/") + "/"
+
+
 def list_keys(store: Any, prefix: str) -> Iterator[str]:
-    for page in obstore.list(store, prefix=prefix.rstrip("/") + "/"):
+    """The keys below a prefix. What jobs have staged is no data of a bucket's."""
+    folder = folder_of(prefix)
+    for page in obstore.list(store, prefix=folder or None):
         for found in page:
-            yield found["path"]
+            if folder or not found["path"].startswith(f"{STAGING_NAME}/"):
+                yield found["path"]
 
 
 def list_replaced(store: Any, root: str, prefix: str) -> list[str]:
     """The objects that mode "overwrite" replaces. Raises Failure when they don't look like written data."""
     keys = []
     for key in list_keys(store, prefix):
-        *folders, name = key[len(prefix.rstrip("/")) + 1 :].split("/")
+        *folders, name = key[len(folder_of(prefix)) :].split("/")
         if (
             not DATA_NAME.search(name)
             or not all(PARTITION_NAME.search(folder) for folder in folders)
@@ -148,7 +172,7 @@ def copy(store: Any, manifest: ObjectManifest) -> None:
         copy_over(store, manifest)
         return
     if holds_data(store, manifest.prefix, manifest.final, ours=manifest.final):
-        raise not_empty(f"{manifest.root}/{manifest.prefix}")
+        raise not_empty_at(manifest.root, manifest.prefix, manifest.final)
     if manifest.bytes > COPY_BYTES_MAX:
         if exists(store, manifest.final):
             require_same(store, manifest)
@@ -177,7 +201,7 @@ def copy_over(store: Any, manifest: ObjectManifest) -> None:
 def require_same(store: Any, manifest: ObjectManifest) -> None:
     """An object at the place is ours when an earlier call has copied it there."""
     if size_of(store, manifest.final) != manifest.bytes or not same_content(store, manifest):
-        raise not_empty(f"{manifest.root}/{manifest.prefix or manifest.final}")
+        raise not_empty_at(manifest.root, manifest.prefix, manifest.final)
 
 
 def same_content(store: Any, manifest: ObjectManifest) -> bool:

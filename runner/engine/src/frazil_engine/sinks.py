@@ -31,7 +31,7 @@ class Target:
     """A file or object to be written. `open` gives a writable file for what Polars does not write by itself."""
 
     location: str
-    storage_options: dict[str, str] | None
+    storage_options: dict[str, Any] | None
     open: Callable[[], contextlib.AbstractContextManager[BinaryIO]]
     size: Callable[[], int]
 
