@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -308,50 +308,49 @@ def test_a_slow_network_has_all_the_time_that_a_plan_needs(
     assert max(request["size"] for request in server.requests) > 12 * MEGABYTE
 
 
-def test_a_wait_ends_when_its_time_is_over_though_the_server_says_nothing(
-    server: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def silent(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Lets the server say nothing to requests of paths with this ending, until the test is over."""
     monkeypatch.setattr(_watch, "LATE_SECONDS_MAX", 0.1)
+    over = threading.Event()
+
+    def fall_silent(ending: str) -> None:
+        def say_nothing(handler: Handler) -> bool:
+            if not handler.path.split("?")[0].endswith(ending):
+                return False
+            over.wait(50)
+            return hang_up(handler)
+
+        server.faults += [say_nothing] * 50
+
+    yield fall_silent
+    server.faults.clear()
+    over.set()
+
+
+def test_a_wait_ends_when_its_time_is_over_though_the_server_says_nothing(
+    server: FakeServer, silent: Callable[[str], None]
+) -> None:
     server.jobs.gate.clear()
     handle = LF.remote().execute()
-    silent = threading.Event()
-
-    def say_nothing(handler: Handler) -> bool:
-        silent.wait(50)
-        return hang_up(handler)
-
-    server.faults += [say_nothing] * 50
+    silent("")
     with pytest.raises(pc.AwaitTimeout, match="goes on"):
         handle.await_result(timeout=0.2)
-    assert not silent.is_set()
     server.faults.clear()
-    silent.set()
     server.jobs.gate.set()
     assert handle.await_result().rows == 2
 
 
 def test_a_wait_ends_when_its_time_is_over_though_prints_can_not_be_had(
-    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    server: FakeServer, silent: Callable[[str], None]
 ) -> None:
-    monkeypatch.setattr(_watch, "LATE_SECONDS_MAX", 0.1)
     server.jobs.gate.clear()
     handle = LF.remote().execute()
     (job,) = server.submitted()
     job.add_log(None, "never seen")
-    silent = threading.Event()
-
-    def say_nothing(handler: Handler) -> bool:
-        if handler.path.split("?")[0].endswith("/logs"):
-            silent.wait(50)
-            return hang_up(handler)
-        return False
-
-    server.faults += [say_nothing] * 50
+    silent("/logs")
     with pytest.raises(pc.AwaitTimeout, match="goes on"):
         handle.await_result(timeout=0.3)
-    assert not silent.is_set()
-    server.faults.clear()
-    silent.set()
 
 
 def test_a_wait_uses_all_of_its_time_whatever_the_server_says_of_later(server: FakeServer) -> None:

@@ -27,6 +27,14 @@ def wait_until(what: str, condition: Callable[[], bool]) -> None:
         time.sleep(POLL_SECONDS)
 
 
+def is_alive(pid: int) -> bool:
+    """A process that has ended stays in the table until its parent has looked: that is not alive."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except OSError:
+        return False
+
+
 @dataclass
 class Installation:
     """A running `pc dev`."""

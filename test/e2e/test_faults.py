@@ -8,7 +8,7 @@ from pathlib import Path
 import frazil as pc
 import polars as pl
 import pytest
-from conftest import wait_until
+from conftest import is_alive, wait_until
 
 pytestmark = [
     pytest.mark.usefixtures("installation"),
@@ -70,13 +70,6 @@ def test_what_a_query_started_ends_with_the_agent_that_was_killed(tmp_path: Path
     wait_until("what it started has ended", lambda: not is_alive(child))
     with pytest.raises(pc.FrazilError):
         in_progress.await_result(timeout=DEADLINE_SECONDS)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_a_query_that_takes_too_much_memory_fails_alone_and_says_so() -> None:

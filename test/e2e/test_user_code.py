@@ -12,7 +12,7 @@ import cloudpickle
 import frazil as pc
 import polars as pl
 import pytest
-from conftest import wait_until
+from conftest import is_alive, wait_until
 
 pytestmark = [
     pytest.mark.usefixtures("installation", "neighbour"),
@@ -33,13 +33,6 @@ def spawn(function: Callable[[], object], **options: Any) -> Any:
 
     query = pl.LazyFrame({"a": [5]}).select(pl.col("a").map_elements(call, return_dtype=pl.Int64))
     return pc.spawn_many([query], context=CONTEXT, n_retries=0, **options)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except OSError:
-        return False
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { eventually } from "../testing/eventually.ts";
 import { eraseEmbeddedPostgres, startEmbeddedPostgres } from "./embedded-postgres.ts";
 
 const MAIN = fileURLToPath(new URL("../main.ts", import.meta.url));
@@ -99,7 +100,7 @@ describe("Ctrl-C", () => {
     await once(silentDatabase, "listening");
     const { port } = silentDatabase.address() as AddressInfo;
     const { child, ended, err } = startDev(["--home", home], { DATABASE_URL: `postgres://a@127.0.0.1:${port}/b` });
-    await vi.waitFor(() => expect(sockets).not.toEqual([]), { timeout: 20_000 });
+    await eventually(() => expect(sockets).not.toEqual([]));
     child.kill("SIGINT");
     expect([await ended, await err]).toEqual([0, "Starting the control plane ...\nStopping ...\n"]);
     for (const socket of sockets) socket.destroy();

@@ -161,24 +161,21 @@ class Transport:
             try:
                 response = self._send(method, target, given, headers, timeout)
             except urllib3.exceptions.HTTPError as error:
-                if not budget.allows(delay_s, answered=self._answered):
-                    failure = self._unreachable(error)
-                    if budget.is_spent():
-                        raise OutOfTime from failure
-                    raise failure from error
+                failure: FrazilError = self._unreachable(error)
+                failure.__cause__ = error
             else:
                 self._answered = True
                 if 200 <= response.status < 300:
                     return self._parsed(response.headers, response.data)
-                problem = self._error(response.status, response.headers, response.data)
-                known = problem.code if "problem+json" in response.headers.get("content-type", "") else None
+                failure = self._error(response.status, response.headers, response.data)
+                known = failure.code if "problem+json" in response.headers.get("content-type", "") else None
                 if response.status not in _RETRIED_STATUSES or known not in _RETRIED_CODES:
-                    raise problem
+                    raise failure
                 delay_s = min(max(delay_s, _retry_after(response.headers)), budget.left())
-                if not budget.allows(delay_s, answered=self._answered):
-                    if budget.is_spent():
-                        raise OutOfTime from problem
-                    raise problem
+            if not budget.allows(delay_s, answered=self._answered):
+                if budget.is_spent():
+                    raise OutOfTime from failure
+                raise failure
             time.sleep(delay_s)
 
     def _send(

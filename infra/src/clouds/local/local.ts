@@ -7,7 +7,7 @@ import type { Cloud, NodeHandle, NodeOrder } from "../../cloud.ts";
 
 /** How long a node may drain when the control plane ends, before it is killed. */
 const CLOSE_DRAIN_MS = 1_500;
-const CLOSE_POLL_MS = 20;
+const POLL_MS = 20;
 /** How long the files of a node whose agent died stay for what ends its engines. */
 const ORPHANS_WITHIN_MS = 3_000;
 
@@ -51,9 +51,13 @@ export function openLocalCloud(options: LocalCloudOptions): Cloud {
 /** The machine is gone, whatever its files say: those that can't be removed stay. */
 async function removeNode(dir: string): Promise<void> {
   // When an agent dies, its guard ends what it left, which is recorded there.
-  const deadline = Date.now() + ORPHANS_WITHIN_MS;
-  while (hasEngines(dir) && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, CLOSE_POLL_MS));
+  await waitWhile(() => hasEngines(dir), ORPHANS_WITHIN_MS);
   await removeTree(dir).catch(() => undefined);
+}
+
+async function waitWhile(condition: () => boolean, withinMs: number): Promise<void> {
+  const deadline = Date.now() + withinMs;
+  while (condition() && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, POLL_MS));
 }
 
 function hasEngines(dir: string): boolean {
@@ -168,8 +172,6 @@ async function endAll(nodesDir: string): Promise<void> {
       return identity !== undefined && isRunning(identity) ? [identity] : [];
     });
   for (const identity of running()) process.kill(identity.pid, "SIGTERM");
-  const deadline = Date.now() + CLOSE_DRAIN_MS;
-  while (running().length > 0 && Date.now() < deadline)
-    await new Promise((resolve) => setTimeout(resolve, CLOSE_POLL_MS));
+  await waitWhile(() => running().length > 0, CLOSE_DRAIN_MS);
   for (const identity of running()) process.kill(identity.pid, "SIGKILL");
 }
