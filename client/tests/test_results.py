@@ -318,3 +318,12 @@ def test_rows_without_columns_come_back_where_polars_has_them(server: FakeServer
         pytest.skip("this Polars has no frame with rows and no columns")
     result = pl.DataFrame(height=5).lazy().remote().execute().await_result()
     assert (result.rows, result.collect().shape, result.lazy().collect().shape) == (5, (5, 0), (5, 0))
+
+
+@pytest.mark.parametrize("write", ["write_csv", "write_ndjson"])
+@pytest.mark.usefixtures("server")
+def test_a_column_named_like_all_of_them_comes_back(write: str) -> None:
+    moments = pl.Series([MOMENTS[0], None] * 70, dtype=BERLIN)
+    frame = pl.DataFrame({"*": moments, "n": range(140)})
+    result = getattr(frame.lazy().remote(), write)().await_result()
+    assert_frame_equal(result.lazy().collect(), frame)

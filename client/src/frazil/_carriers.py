@@ -63,8 +63,8 @@ def make_struct(expr: pl.Expr, dtype: pl.Struct, convert: Callable[[pl.Expr, pl.
 
 
 def literal(name: str) -> str:
-    """A name that begins with ^ and ends in $ would be taken for a pattern."""
-    return f"^{re.escape(name)}$" if name.startswith("^") and name.endswith("$") else name
+    """A name that begins with ^ and ends in $ would be taken for a pattern, and * for every column."""
+    return f"^{re.escape(name)}$" if name == "*" or (name.startswith("^") and name.endswith("$")) else name
 
 
 def as_instance(dtype: Any) -> pl.DataType:

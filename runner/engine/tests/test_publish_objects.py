@@ -25,6 +25,8 @@ NUMBERS = {
     "retry_init_backoff_ms": "10",
     "retry_max_backoff_ms": "100",
     "retry_base_multiplier": "1.5",
+    "rate_read_init": "100",
+    "rate_write_ceiling": "1000",
 }
 
 

@@ -22,11 +22,10 @@ CLIENT_OPTIONS = {
 }  # fmt: skip
 # Options that only Polars knows. Release 1.37 takes them as texts only, 1.44 as numbers only.
 POLARS_OPTIONS = {
-    "file_cache_ttl": int,
-    "max_retries": int,
-    "retry_timeout_ms": int,
-    "retry_init_backoff_ms": int,
-    "retry_max_backoff_ms": int,
+    **dict.fromkeys(("file_cache_ttl", "max_retries"), int),
+    **dict.fromkeys(("retry_timeout_ms", "retry_init_backoff_ms", "retry_max_backoff_ms"), int),
+    **dict.fromkeys(("rate_read_init", "rate_read_floor", "rate_read_ceiling"), int),
+    **dict.fromkeys(("rate_write_init", "rate_write_floor", "rate_write_ceiling"), int),
     "retry_base_multiplier": float,
 }
 COPY_OPTIONS = {"copy_if_not_exists", "aws_copy_if_not_exists"}
